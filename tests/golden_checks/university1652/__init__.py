@@ -1,0 +1,1 @@
+"""University-1652: transforms, networks, losses, optim, evaluation."""
