@@ -1,0 +1,199 @@
+"""The train state and the train step, both free of data, files and loops.
+
+`make_train_step` returns a pure function (state, batch) -> (state, metrics),
+which the loop jits; it can be tested and timed without a data set.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import einops
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from cvgl_jax.optim import ema
+
+
+@flax.struct.dataclass
+class State:
+  """Everything that a step changes.
+
+  Attributes:
+    step: int32 scalar, number of updates made.
+    params: parameters, float32.
+    mutable: other collections of the modules ({'batch_stats': ...}).
+    opt_state: state of the optimiser.
+    ema: moving average of `params`, or None.
+  """
+
+  step: jax.Array
+  params: Any
+  mutable: Any
+  opt_state: Any
+  ema: Any
+
+
+def make_state(
+  variables: Mapping[str, Any], tx: optax.GradientTransformation, *, ema: bool
+) -> State:
+  """The state before the first step, from a method's variables."""
+  variables = dict(variables)
+  params = variables.pop('params')
+  return State(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    mutable=variables,
+    opt_state=tx.init(params),
+    ema=jax.tree.map(jnp.copy, params) if ema else None,
+  )
+
+
+def make_train_step(
+  method: Any,
+  tx: optax.GradientTransformationExtraArgs,
+  *,
+  augment: Callable[[jax.Array, jax.Array, str], jax.Array],
+  seed: int,
+  micro_batches: int = 1,
+  ema_decay: float | None = None,
+) -> Callable[[State, Any], tuple[State, dict[str, jax.Array]]]:
+  """Builds the train step.
+
+  Randomness is a pure function of (seed, step, position in the batch), so a
+  resumed run repeats the uninterrupted one and no key lives in the state.
+
+  Args:
+    method: see `methods/contract.py`.
+    tx: optimiser; its `update` may call `grad_fn(params)` (SAM).
+    augment: (key, images uint8 [B, H, W, 3], view) -> float32 [B, H, W, 3].
+    seed: of all randomness of the run.
+    micro_batches: split the backbone's work into this many passes; the loss
+      still sees the whole batch (GradCache), so in-batch negatives are kept.
+    ema_decay: of the moving average of the parameters; None for none.
+
+  Returns:
+    (state, batch {view: {'image', 'label', 'place'}}) -> (state, metrics).
+  """
+  if micro_batches > 1 and not hasattr(method, 'loss_from_features'):
+    raise ValueError(
+      f'config.train.micro_batches: {type(method).__module__} cannot split its '
+      'loss from its features; use 1'
+    )
+
+  def gradients(params, mutable, batch, rng, step):
+    if micro_batches > 1:
+      return cached_gradients(
+        method, params, mutable, batch, rng, step, micro_batches=micro_batches
+      )
+    (loss, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
+      params, mutable, batch, rng, step
+    )
+    return loss, aux.mutable, aux.metrics, grads
+
+  def train_step(state, batch):
+    rng = jax.random.fold_in(jax.random.key(seed), state.step)
+    augment_rng, first_rng, second_rng = jax.random.split(rng, 3)
+    batch = augment_batch(batch, augment, augment_rng)
+    loss, mutable, metrics, grads = gradients(
+      state.params, state.mutable, batch, first_rng, state.step
+    )
+
+    def grad_fn(params):
+      """The gradient elsewhere (SAM); statistics and metrics are pass one's."""
+      return gradients(params, state.mutable, batch, second_rng, state.step)[3]
+
+    updates, opt_state = tx.update(
+      grads, state.opt_state, state.params, grad_fn=grad_fn
+    )
+    params = optax.apply_updates(state.params, updates)
+    new_ema = None
+    if ema_decay is not None:
+      new_ema = ema.update(state.ema, params, decay=ema_decay)
+    metrics = {
+      'loss': loss,
+      'grad_norm': optax.tree.norm(grads),
+      **metrics,
+    }
+    state = State(
+      step=state.step + 1,
+      params=params,
+      mutable=mutable,
+      opt_state=opt_state,
+      ema=new_ema,
+    )
+    return state, metrics
+
+  return train_step
+
+
+def augment_batch(
+  batch: Mapping[str, Mapping[str, jax.Array]],
+  augment: Callable,
+  rng: jax.Array,
+) -> dict[str, dict[str, jax.Array]]:
+  """Augments the pictures of every view."""
+  return {
+    view: {**slot, 'image': augment(rng, slot['image'], view)}
+    for view, slot in batch.items()
+  }
+
+
+def cached_gradients(
+  method: Any,
+  params: Any,
+  mutable: Any,
+  batch: Any,
+  rng: jax.Array,
+  step: jax.Array,
+  *,
+  micro_batches: int,
+) -> tuple[jax.Array, Any, dict[str, jax.Array], Any]:
+  """Loss and gradient with the memory of one micro-batch.
+
+  Three phases: features of every micro-batch without gradient; loss of the
+  whole batch and its gradient with respect to the features; back-propagation
+  through each micro-batch again. The result is the exact gradient of the loss
+  of features made micro-batch by micro-batch: batch norm sees micro-batches,
+  dropout uses the same key in both passes.
+
+  Returns:
+    loss, mutable collections after all micro-batches, metrics, gradient.
+
+  Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under
+  Memory Limited Setup" (luyug/GradCache), own implementation.
+  """
+  # Strided, so that every micro-batch spans all devices.
+  micro = jax.tree.map(
+    lambda x: einops.rearrange(x, '(b m) ... -> m b ...', m=micro_batches),
+    batch,
+  )
+  keys = jax.random.split(rng, micro_batches)
+
+  def forward(carry, inputs):
+    part, key = inputs
+    features, carry = method.features(params, carry, part, key)
+    return carry, features
+
+  after, features = jax.lax.scan(forward, mutable, (micro, keys))
+  whole = jax.tree.map(
+    lambda x: einops.rearrange(x, 'm b ... -> (b m) ...'), features
+  )
+  (loss, metrics), (grads, cotangents) = jax.value_and_grad(
+    method.loss_from_features, argnums=(0, 1), has_aux=True
+  )(params, whole, batch, step)
+  cotangents = jax.tree.map(
+    lambda x: einops.rearrange(x, '(b m) ... -> m b ...', m=micro_batches),
+    cotangents,
+  )
+
+  def backward(total, inputs):
+    part, key, cotangent = inputs
+    _, pull, _ = jax.vjp(
+      lambda p: method.features(p, mutable, part, key), params, has_aux=True
+    )
+    return jax.tree.map(jnp.add, total, pull(cotangent)[0]), None
+
+  grads, _ = jax.lax.scan(backward, grads, (micro, keys, cotangents))
+  return loss, after, metrics, grads
