@@ -1,0 +1,7 @@
+"""Losses: pure functions on arrays.
+
+classification: cross entropy, instance loss, ArcFace, CosFace, SphereFace.
+contrastive: circle, contrastive, lifted structure, InfoNCE.
+triplet: multi-similarity miner, triplet margin.
+pairs: what they share: unit vectors, pair masks, masked sums.
+"""
