@@ -1,0 +1,133 @@
+import jax
+import numpy as np
+import pytest
+
+from cvgl_jax import sharding
+from cvgl_jax.data import transforms
+from cvgl_jax.evaluators import embedder
+from tests.evaluators import pictures
+
+LOAD = transforms.Loader(image_size=(8, 8))
+
+
+def make(variables=None, *, devices=None, batch_size=8, method=None):
+  method = method or pictures.ColourMethod()
+  return embedder.Embedder(
+    method,
+    variables or method.variables('drone', 'satellite'),
+    load=LOAD,
+    batch_size=batch_size,
+    mesh=sharding.make_mesh(devices),
+    threads=2,
+  )
+
+
+def split(name='test_query_drone', count=13, **changes):
+  place = np.arange(count)
+  return pictures.ColourSplit(
+    name=name, place=place, colour=pictures.colours(place), **changes
+  )
+
+
+def test_features_are_unit_norm_and_in_the_order_of_the_split():
+  pictured = split()
+  features = make()(pictured, flip=False)
+  assert features.shape == (13, 6)
+  assert features.dtype == np.float32
+  np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-6)
+  expected = np.floor(pictured.colour)
+  expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+  # The right half is black but for the edge of the resize.
+  np.testing.assert_allclose(features[:, :3], expected, atol=0.05)
+
+
+def test_eight_devices_give_the_features_of_one():
+  assert jax.device_count() == 8
+  many = make()(split())
+  one = make(devices=jax.devices()[:1])(split())
+  np.testing.assert_allclose(many, one, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize('batch_size', [1, 8, 100])
+def test_the_batch_size_does_not_matter(batch_size):
+  np.testing.assert_allclose(
+    make(batch_size=batch_size)(split()), make()(split()), rtol=1e-6, atol=1e-7
+  )
+
+
+def test_flipped_views_are_summed_before_the_norm():
+  features = make()(split(), flip=True)
+  np.testing.assert_allclose(features[:, :3], features[:, 3:], rtol=1e-5)
+
+
+def test_a_second_call_reads_no_picture_again():
+  embed, pictured = make(), split()
+  first = embed(pictured)
+  reads = pictured.reads
+  again = embed(split())  # the same pictures, another object
+  assert again is first
+  embed(pictured)
+  assert pictured.reads - reads <= 3  # the fingerprint's
+  assert embed(pictured, flip=False) is not first
+
+
+def test_other_pictures_of_the_same_name_are_embedded_anew():
+  embed = make()
+  first = embed(split())
+  other = split()
+  other.colour = pictures.colours(other.place + 1)
+  assert not np.allclose(embed(other), first)
+
+
+def test_new_variables_give_new_features_without_compiling_again():
+  method = pictures.ColourMethod()
+  embed = make(method=method)
+  first = embed(split())
+  compiled = embed._embed._cache_size()
+  variables = method.variables('drone', 'satellite')
+  variables['params']['drone'] = np.roll(np.eye(6, dtype=np.float32), 1, axis=1)
+  renewed = embed.with_variables(variables)
+  np.testing.assert_allclose(
+    renewed(split()), np.roll(first, 1, axis=1), rtol=1e-6
+  )
+  assert renewed._embed._cache_size() == compiled
+  assert embed(split()) is first
+
+
+def test_the_view_can_be_another_branch_than_the_split_says():
+  variables = pictures.ColourMethod().variables('drone', 'satellite')
+  variables['params']['satellite'] = np.roll(
+    np.eye(6, dtype=np.float32), 1, axis=1
+  )
+  embed = make(variables)
+  np.testing.assert_allclose(
+    embed(split(), view='satellite'),
+    np.roll(embed(split()), 1, axis=1),
+    rtol=1e-6,
+  )
+
+
+def test_features_that_are_not_numbers_name_split_and_picture():
+  variables = pictures.ColourMethod().variables('drone', 'satellite')
+  variables['params']['drone'][0, 0] = np.nan
+  with pytest.raises(ValueError, match=r'test_query_drone.*13 of 13') as error:
+    make(variables)(split())
+  assert 'set/test_query_drone/0/0.png' in str(error.value)
+
+
+def test_all_zero_features_are_an_error():
+  black = split()
+  black.colour = black.colour.copy()
+  black.colour[3] = 0
+  with pytest.raises(ValueError, match=r'1 of 13 .*zero.*drone/3/3.png'):
+    make()(black)
+
+
+def test_an_empty_split_is_an_error():
+  with pytest.raises(ValueError, match='test_query_drone has no pictures'):
+    make()(split(count=0))
+
+
+def test_batch_size_zero_is_an_error():
+  with pytest.raises(ValueError, match='batch_size 0'):
+    make(batch_size=0)
