@@ -1,0 +1,69 @@
+"""What the loop and the evaluators expect of a method, and what they get back.
+
+A method is a frozen keyword-only dataclass `Method` in `methods/<name>.py`; its
+fields are hyper-parameters, its functions the whole interface:
+
+  init(rng, batch) -> variables {'params', 'batch_stats', ...}
+  loss(params, mutable, batch, rng, step) -> (scalar, Aux)
+  embed(variables, images, view) -> [B, D] float32, unit norm
+  embed_raw(variables, images, view) -> [B, D] float32, before normalisation
+  label(path) -> name of the optimiser group of a parameter
+
+and, where the loss acts on features that can be computed in micro-batches,
+
+  features(params, mutable, batch, rng) -> (features, mutable)
+  loss_from_features(params, features, batch, step) -> (scalar, metrics)
+
+A batch is {view: {'image': [B, H, W, 3] in 0..255, 'label': int32 [B],
+'place': int32 [B]}}. `variables` is `params` under 'params' beside the
+collections of `mutable`. A method that takes published weights has
+`variables_from_torch(variables, source, where)`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from cvgl_jax.models import torch_file
+
+
+class Aux(NamedTuple):
+  """What a loss returns beside its value.
+
+  Attributes:
+    mutable: the collections other than 'params' after this pass.
+    metrics: name -> scalar, for the log.
+    embeddings: view -> [B, D] unit norm, without gradient, for mining.
+  """
+
+  mutable: Mapping[str, Any]
+  metrics: dict[str, jax.Array]
+  embeddings: dict[str, jax.Array]
+
+
+def load_pretrained(
+  method: Any, variables: Mapping[str, Any], path: str
+) -> dict[str, Any]:
+  """Puts the weights of a torch file into a method's variables.
+
+  Args:
+    method: has `variables_from_torch`.
+    variables: of `method.init`; entries that the file legitimately lacks (a
+      new head on ImageNet weights) keep these values.
+    path: `.safetensors`, `.pth` or `.pt`, or 'hf:owner/repository/file'.
+
+  Returns:
+    Variables of the same structure, shapes and types, as NumPy arrays where
+    they come from the file.
+
+  Raises:
+    ValueError: the method takes no torch weights, the file cannot be read or
+      does not fit; the message lists what is missing, extra or mis-shaped.
+  """
+  if not hasattr(method, 'variables_from_torch'):
+    raise ValueError(
+      f'{path}: {type(method).__module__} does not read torch weights'
+    )
+  source = torch_file.read(torch_file.fetch(path))
+  return method.variables_from_torch(variables, source, where=path)

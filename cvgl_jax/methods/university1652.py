@@ -1,0 +1,496 @@
+"""The University-1652 baseline: instance loss on one shared classifier.
+
+Paper: Zheng, Wei, Yang, "University-1652: A Multi-view Multi-source Benchmark
+for Drone-based Geo-localization", ACM MM 2020.
+Source: layumi/University1652-Baseline (`model.py`, `train.py`,
+`train_no_street.py`, `test.py`); USAM: AggMan96/RK-Net.
+
+Idea: every building is a class. Each view has a trunk (satellite and drone may
+share one; google pictures use the street trunk), all views share one head
+(ClassBlock: Linear -> BN -> dropout = feature f, then the classifier), so the
+classifier pulls the views of a building together. Retrieval uses f.
+
+  L = instance_weight * sum_v w_v CE(W f_v + b, y_v)   w_street = street_weight
+    + sum_l weight_l * sum_v l(f_v / |f_v|, y_v)       optional metric losses
+
+Inputs: {view: {'image': [B, H, W, 3] in 0..255, 'label': int [B]}}; the views
+may show different places. Embedding: [B, dim], unit norm.
+
+Differs from the reference:
+  - the prototypes of arcface, cosface and sphere may be trained
+    (`prototype_trainable`); by default they stay random as in the release
+    (reference-bug: the criteria are never given to the optimiser);
+  - metric losses work with any views (the reference crashes with two);
+  - VGG-16 works with three views (the reference's head has the wrong width);
+    other ResNets, widths and pairs of views, and recomputation are ours;
+  - embedding a view without a trunk is an error, not undefined;
+  - `losses.info_nce` is ours: symmetric InfoNCE between the first view and
+    every other view. It needs a plan that pairs places (`Pairs`, `AllViews`):
+    with independently drawn views hardly any row has a positive.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cvgl_jax.losses import classification, contrastive, pairs, triplet
+from cvgl_jax.methods import contract
+from cvgl_jax.models import backbones, layers, torch_weights
+
+# Every view in the order of the reference's passes, with its own trunk.
+TRUNKS = {
+  'satellite': 'model_1',
+  'street': 'model_2',
+  'drone': 'model_3',
+  'google': 'model_2',
+}
+DTYPES = ('float32', 'bfloat16')
+PROTOTYPE_LOSSES = ('arcface', 'cosface', 'sphere')
+
+
+class Network(nn.Module):
+  """All trunks and the head that they share.
+
+  Attributes:
+    trunks: names of the trunks there are ('model_1', ...).
+    trunk: arguments of every `backbones.Trunk`.
+    num_classes, dim, droprate, dtype: of the head.
+    prototypes: metric losses whose class prototypes are parameters.
+  """
+
+  trunks: tuple[str, ...]
+  trunk: Mapping[str, Any]
+  num_classes: int
+  dim: int
+  droprate: float
+  dtype: Any
+  prototypes: tuple[str, ...] = ()
+
+  def setup(self):
+    for name in self.trunks:
+      setattr(self, name, backbones.Trunk(**self.trunk, dtype=self.dtype))
+    self.classifier = layers.ClassBlock(
+      self.num_classes, dim=self.dim, droprate=self.droprate, dtype=self.dtype
+    )
+    for name in self.prototypes:
+      weight = self.param(
+        f'prototypes_{name}',
+        nn.initializers.normal(1.0),
+        (self.dim, self.num_classes),
+        jnp.float32,
+      )
+      setattr(self, f'_{name}', weight)
+
+  def features(self, x: jax.Array, trunk: str, *, train: bool) -> jax.Array:
+    """Normalised pictures [B, H, W, 3] -> f [B, D] (after dropout)."""
+    return self.classifier.features(
+      getattr(self, trunk)(x, train=train), train=train
+    )
+
+  def classify(self, features: jax.Array) -> jax.Array:
+    """f [B, D] -> logits [B, K]."""
+    return self.classifier.classify(features)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Every trunk on the same pictures; makes all variables."""
+    for trunk in self.trunks:
+      logits = self.classify(self.features(x, trunk, train=False))
+    return logits
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetricLosses:
+  """Weights of the losses on f / |f|; 0 is off, 1 the released flag."""
+
+  circle: float = 0.0
+  triplet: float = 0.0
+  contrast: float = 0.0
+  lifted: float = 0.0
+  arcface: float = 0.0
+  cosface: float = 0.0
+  sphere: float = 0.0
+  info_nce: float = 0.0
+
+  def active(self) -> dict[str, float]:
+    """Losses in use -> weight."""
+    return {k: v for k, v in dataclasses.asdict(self).items() if v}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+  """The baseline; defaults are those of the reference's command line.
+
+  Attributes:
+    num_classes: number of training places; 0 is filled in by the loop.
+    views: of 'satellite', 'street', 'drone', 'google'.
+    share_satellite_drone: one trunk for both (`--share` with three views).
+    share_satellite_street: one trunk for both (`--share` with two views).
+    backbone: a name of `models/backbones.py`.
+    backbone_width: channels of the first stage; 64 as published.
+    last_stride: stride of the last ResNet stage, 2 or 1.
+    pool: 'avg', 'max', 'avg+max' or 'gem'.
+    attention: 'none' or 'usam' (RK-Net; ResNets only).
+    dim: size of the embedding.
+    droprate: dropout on the embedding in training.
+    instance_weight: factor of all cross entropies.
+    street_weight: factor of the street cross entropy; 0 is the recipe without
+      street pictures, whose trunk still runs.
+    losses: weights of metric losses.
+    loss_merge: without metric losses: 4 * CE over all views together
+      (reference-bug: 4 for any number of views); with metric losses: these act
+      on all views together and the cross entropies stay apart.
+    circle_gamma: scale of the circle loss.
+    temperature: of `losses.info_nce`.
+    prototype_trainable: train the prototypes of arcface, cosface and sphere.
+    dtype: 'float32' or 'bfloat16' for products and activations of the trunks;
+      parameters, statistics, features and losses are float32 in both.
+    remat: recompute the blocks' activations in the backward pass.
+  """
+
+  num_classes: int = 0
+  views: tuple[str, ...] = ('satellite', 'street', 'drone')
+  share_satellite_drone: bool = False
+  share_satellite_street: bool = False
+  backbone: str = 'resnet50'
+  backbone_width: int = 64
+  last_stride: int = 2
+  pool: str = 'avg'
+  attention: str = 'none'
+  dim: int = 512
+  droprate: float = 0.5
+  instance_weight: float = 1.0
+  street_weight: float = 1.0
+  losses: MetricLosses = MetricLosses()
+  loss_merge: bool = False
+  circle_gamma: float = 32.0
+  temperature: float = 0.07
+  prototype_trainable: bool = False
+  dtype: str = 'float32'
+  remat: bool = False
+
+  def __post_init__(self):
+    for field, choices in (
+      ('backbone', backbones.NAMES),
+      ('pool', layers.POOLS),
+      ('attention', backbones.ATTENTIONS),
+      ('dtype', DTYPES),
+      ('last_stride', (1, 2)),
+    ):
+      if getattr(self, field) not in choices:
+        raise ValueError(
+          f'{field}: got {getattr(self, field)!r}, expected one of {choices}'
+        )
+    unknown = [view for view in self.views if view not in TRUNKS]
+    if unknown or not self.views or len(set(self.views)) < len(self.views):
+      raise ValueError(
+        f'views: got {self.views}, expected different ones of {tuple(TRUNKS)}'
+      )
+    if self.attention == 'usam' and not self.backbone.startswith('resnet'):
+      raise ValueError(
+        f"attention: 'usam' is defined for ResNets, backbone is {self.backbone!r}"
+      )
+    if not 0 <= self.droprate < 1:
+      raise ValueError(f'droprate: got {self.droprate}, expected 0 <= p < 1')
+    if self.loss_merge and self.street_weight != 1:
+      raise ValueError('street_weight: has no meaning with loss_merge')
+    if self.losses.info_nce and len(self.views) < 2:
+      raise ValueError(
+        f'losses.info_nce: needs two views to compare, views is {self.views}'
+      )
+
+  @property
+  def ordered_views(self) -> tuple[str, ...]:
+    """The views in the order of the reference's passes."""
+    return tuple(view for view in TRUNKS if view in self.views)
+
+  @property
+  def trunks(self) -> dict[str, str]:
+    """Every view that can be embedded -> name of its trunk."""
+    names = dict(TRUNKS)
+    if self.share_satellite_drone:
+      names['drone'] = names['satellite']
+    if self.share_satellite_street:
+      names['street'] = names['google'] = names['satellite']
+    there = {names[view] for view in self.views}
+    return {view: name for view, name in names.items() if name in there}
+
+  @property
+  def network(self) -> Network:
+    """The Flax module."""
+    if self.num_classes < 1:
+      raise ValueError(
+        f'num_classes: got {self.num_classes}; set it to the number of training '
+        'places (the training loop fills it in)'
+      )
+    prototypes = ()
+    if self.prototype_trainable:
+      prototypes = tuple(
+        name for name in PROTOTYPE_LOSSES if name in self.losses.active()
+      )
+    return Network(
+      trunks=tuple(dict.fromkeys(self.trunks.values())),
+      trunk={
+        'backbone': self.backbone,
+        'width': self.backbone_width,
+        'last_stride': self.last_stride,
+        'pool': self.pool,
+        'attention': self.attention,
+        'remat': self.remat,
+      },
+      num_classes=self.num_classes,
+      dim=self.dim,
+      droprate=self.droprate,
+      dtype=jnp.bfloat16 if self.dtype == 'bfloat16' else None,
+      prototypes=prototypes,
+    )
+
+  def init(self, rng: jax.Array, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Random variables {'params', 'batch_stats'}.
+
+    Of `batch` only the views are looked at: no variable depends on sizes.
+    """
+    self._check_views(batch)
+    pictures = jnp.zeros((1, 32, 32, 3), jnp.float32)
+    return self.network.init(rng, pictures)
+
+  def features(
+    self,
+    params: Any,
+    mutable: Mapping[str, Any],
+    batch: Mapping[str, Any],
+    rng: jax.Array,
+  ) -> tuple[dict[str, jax.Array], Mapping[str, Any]]:
+    """f of every view in training mode: ({view: [B, dim] float32}, mutable).
+
+    One pass per view in the reference's order, each with its own batch
+    statistics, dropout mask and update of the running statistics.
+    """
+    self._check_views(batch)
+    network, features = self.network, {}
+    for i, view in enumerate(self.ordered_views):
+      features[view], mutable = network.apply(
+        {'params': params, **mutable},
+        layers.normalize_image(batch[view]['image']),
+        self._trunk(view),
+        train=True,
+        method='features',
+        mutable=list(mutable),
+        rngs={'dropout': jax.random.fold_in(rng, i)},
+      )
+    return features, mutable
+
+  def loss_from_features(
+    self,
+    params: Any,
+    features: Mapping[str, jax.Array],
+    batch: Mapping[str, Any],
+    step: jax.Array,
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(loss, {'ce/<view>', 'accuracy/<view>', '<metric loss>'}) of features."""
+    views = self.ordered_views
+    features = {view: features[view] for view in views}
+    label = {view: batch[view]['label'] for view in views}
+    logits = {
+      view: self.network.apply({'params': params}, f, method='classify')
+      for view, f in features.items()
+    }
+    metrics = {}
+    for view in views:
+      metrics[f'ce/{view}'] = classification.cross_entropy(
+        logits[view], label[view]
+      )
+      right = logits[view].argmax(-1) == label[view]
+      metrics[f'accuracy/{view}'] = right.mean(dtype=jnp.float32)
+    active = self.losses.active()
+    loss = self.instance_weight * classification.instance_loss(
+      logits,
+      label,
+      weight={'street': self.street_weight} if 'street' in views else {},
+      merge=self.loss_merge and not active,
+    )
+    for name, weight in active.items():
+      metrics[name] = self._metric_loss(name, params, features, label, step)
+      loss = loss + weight * metrics[name]
+    return loss, metrics
+
+  def loss(
+    self,
+    params: Any,
+    mutable: Mapping[str, Any],
+    batch: Mapping[str, Any],
+    rng: jax.Array,
+    step: jax.Array,
+  ) -> tuple[jax.Array, contract.Aux]:
+    """The training loss of one batch; see the module's formula."""
+    features, mutable = self.features(params, mutable, batch, rng)
+    loss, metrics = self.loss_from_features(params, features, batch, step)
+    embeddings = {
+      view: jax.lax.stop_gradient(pairs.l2_normalize(f))
+      for view, f in features.items()
+    }
+    return loss, contract.Aux(mutable, metrics, embeddings)
+
+  def embed_raw(
+    self, variables: Mapping[str, Any], images: jax.Array, view: str
+  ) -> jax.Array:
+    """f [B, dim] float32 in evaluation mode, not normalised.
+
+    Args:
+      variables: {'params', 'batch_stats'}.
+      images: [B, H, W, 3], uint8 or floating point in 0..255.
+      view: whose trunk to use; one without a trunk is a ValueError.
+    """
+    return self.network.apply(
+      variables,
+      layers.normalize_image(images),
+      self._trunk(view),
+      train=False,
+      method='features',
+    )
+
+  def embed(
+    self, variables: Mapping[str, Any], images: jax.Array, view: str
+  ) -> jax.Array:
+    """As `embed_raw`, scaled to unit norm."""
+    return pairs.l2_normalize(self.embed_raw(variables, images, view))
+
+  def label(self, path: str) -> str:
+    """'classifier' for the head and its prototypes, else 'backbone'."""
+    head = path.startswith(('classifier/', 'prototypes_'))
+    return 'classifier' if head else 'backbone'
+
+  def variables_from_torch(
+    self, variables: Mapping[str, Any], source: Mapping[str, Any], *, where: str
+  ) -> dict[str, Any]:
+    """Takes a published checkpoint or ImageNet weights.
+
+    Args:
+      variables: of `init`.
+      source: torch state dict as arrays. Names 'model_1.model.conv1.weight',
+        'classifier.add_block.0.weight', ... fill everything (USAM included);
+        torchvision names ('conv1.weight', ...) fill every trunk and leave the
+        head, GeM exponents and USAM as they are.
+      where: the file, for messages.
+
+    Returns:
+      Variables like `variables`.
+
+    Raises:
+      ValueError: lists entries that are missing, extra or mis-shaped, and
+        trunks that this method shares and the checkpoint does not.
+    """
+    if any(name.startswith('model_1.') for name in source):
+      return self._variables_from_checkpoint(variables, source, where)
+    for trunk in self.network.trunks:
+      variables = torch_weights.convert_part(
+        variables,
+        (trunk, 'model'),
+        source,
+        where=f'{where} (ImageNet names)',
+        allowed_extra=backbones.IMAGENET_HEADS,
+        allowed_missing=(r'gem2/p',),
+      )
+    return variables
+
+  def _variables_from_checkpoint(self, variables, source, where):
+    """The whole method from the names of the reference."""
+    aliases = {
+      f'{own}.': f'{self.trunks[view]}.'
+      for view, own in TRUNKS.items()
+      if self.trunks.get(view, own) != own
+    }
+    source = torch_weights.drop_tied(source, aliases, where=where)
+    last = source.get('classifier.classifier.0.weight')
+    if last is not None and last.shape[0] != self.num_classes:
+      raise ValueError(
+        f'{where}: the checkpoint classifies {last.shape[0]} training places, '
+        f'the method {self.num_classes}; set config.method.num_classes='
+        f'{last.shape[0]}'
+      )
+    return torch_weights.convert(
+      variables,
+      source,
+      where=where,
+      allowed_extra=(
+        # Never executed parts of torchvision, constant kernels of USAM.
+        r'model_\d\.model\.(fc|classifier)\..*',
+        r'model_\d\.usam_\d\.weight2?',
+      ),
+      allowed_missing=(r'prototypes_.*',),
+    )
+
+  def _metric_loss(self, name, params, features, label, step):
+    """One optional loss over all views, before its weight."""
+    views = self.ordered_views
+    if name == 'info_nce':
+      first, *others = self.views
+      return sum(
+        contrastive.info_nce_loss(
+          features[first],
+          features[other],
+          temperature=self.temperature,
+          place=label[first],
+        )
+        for other in others
+      )
+    if name in PROTOTYPE_LOSSES:
+      prototypes = self._prototypes(name, params, step)
+    size = features[views[0]].shape[0]  # B of one view, also when merged.
+
+    def term(x, y):
+      match name:
+        case 'circle':
+          return contrastive.circle_loss(x, y, gamma=self.circle_gamma) / size
+        case 'triplet':
+          return triplet.multi_similarity_triplet_loss(x, y)
+        case 'contrast':
+          return contrastive.contrastive_loss(x, y)
+        case 'lifted':
+          return contrastive.lifted_loss(x, y)
+        case 'arcface':
+          return classification.arcface_loss(x, y, prototypes)
+        case 'cosface':
+          return classification.cosface_loss(x, y, prototypes)
+        case 'sphere':
+          return classification.sphere_loss(x, y, prototypes) / size
+
+    if self.loss_merge:
+      return term(
+        jnp.concatenate([features[view] for view in views]),
+        jnp.concatenate([label[view] for view in views]),
+      )
+    terms = {view: term(features[view], label[view]) for view in views}
+    if name == 'sphere' and 'google' in terms:
+      terms['google'] *= size  # reference-bug: this one term is not divided.
+    return sum(terms.values())
+
+  def _prototypes(self, name, params, step):
+    """[dim, K], trained or fixed."""
+    if self.prototype_trainable:
+      return params[f'prototypes_{name}']
+    # Constant, but computed from `step` (0 times it), because XLA would spend
+    # long on folding a large random constant at compile time.
+    key = jax.random.key(PROTOTYPE_LOSSES.index(name))
+    key = jax.random.fold_in(key, jnp.asarray(step) * 0)
+    return jax.random.normal(key, (self.dim, self.num_classes), jnp.float32)
+
+  def _check_views(self, batch: Mapping[str, Any]):
+    missing = [view for view in self.ordered_views if view not in batch]
+    if missing:
+      raise ValueError(
+        f'config.method.views: {missing} are not in the batch, which has '
+        f'{sorted(batch)}; let the plan provide them or leave them out of views'
+      )
+
+  def _trunk(self, view: str) -> str:
+    """Name of the trunk of a view."""
+    if view not in self.trunks:
+      raise ValueError(
+        f'no trunk for view {view!r}: the method has views {self.views} and '
+        f'embeds {tuple(self.trunks)}'
+      )
+    return self.trunks[view]
