@@ -88,7 +88,9 @@ def load(package: str, name: str, symbol: str) -> Any:
   if name not in names:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f'; did you mean {near}?' if near else ''
-    raise ValueError(f'no module {name!r} in {package}{hint}; there are {names}')
+    raise ValueError(
+      f'no module {name!r} in {package}{hint}; there are {names}'
+    )
   module = importlib.import_module(f'{package}.{name}')
   if not hasattr(module, symbol):
     raise ValueError(f'{package}.{name} has no {symbol}')
@@ -128,5 +130,7 @@ def _coerce(value: Any, accepted: tuple, hint: Any, where: str) -> Any:
     if value not in choices:
       near = difflib.get_close_matches(str(value), map(str, choices), n=1)
       tip = f'; did you mean {near}?' if near else ''
-      raise ValueError(f'{where}: got {value!r}, expected one of {choices}{tip}')
+      raise ValueError(
+        f'{where}: got {value!r}, expected one of {choices}{tip}'
+      )
   return value

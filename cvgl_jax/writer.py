@@ -66,7 +66,9 @@ def read(workdir: str) -> list[dict[str, float]]:
       rows.append(json.loads(line))
     except json.JSONDecodeError as error:
       if number < len(lines):
-        raise ValueError(f'{path}, line {number}: not JSON ({error})') from error
+        raise ValueError(
+          f'{path}, line {number}: not JSON ({error})'
+        ) from error
       logging.warning('%s: left out the cut last line', path)
   return rows
 

@@ -137,7 +137,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(noise):
     keys = jax.random.split(rng, 2)
     parts = [
       method.features(
-        params, mutable, jax.tree.map(lambda x: x[i::2], batch), keys[i]
+        params, mutable, jax.tree.map(lambda x, i=i: x[i::2], batch), keys[i]
       )[0]
       for i in range(2)
     ]

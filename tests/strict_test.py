@@ -55,7 +55,7 @@ def test_an_unknown_key_names_the_nearest_and_all_valid_ones():
   ],
 )
 def test_a_wrong_value_names_its_key(key, value, expected):
-  with pytest.raises(ValueError, match='config.method') as error:
+  with pytest.raises(ValueError, match=r'config\.method') as error:
     strict.make(Section, {key: value}, 'config.method')
   assert expected in str(error.value)
 

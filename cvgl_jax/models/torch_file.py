@@ -8,16 +8,17 @@ code of its author.
 """
 
 import collections
-import json
 import os
 import pathlib
 import pickle
 import re
-import struct
 import zipfile
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import safetensors
+from safetensors import numpy as safetensors_numpy
 
 # Storage class of torch -> NumPy type; bfloat16 is widened below.
 STORAGES = {
@@ -31,18 +32,6 @@ STORAGES = {
   'CharStorage': 'i1',
   'ByteStorage': 'u1',
   'BoolStorage': '?',
-}
-SAFETENSORS = {
-  'F64': 'f8',
-  'F32': 'f4',
-  'F16': 'f2',
-  'BF16': 'bfloat16',
-  'I64': 'i8',
-  'I32': 'i4',
-  'I16': 'i2',
-  'I8': 'i1',
-  'U8': 'u1',
-  'BOOL': '?',
 }
 # Keys under which checkpoints of training runs keep the network.
 NESTED = ('state_dict', 'model_state_dict', 'model', 'net', 'network')
@@ -124,34 +113,20 @@ def read(path: str, *, key: str = '') -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path: str) -> dict[str, np.ndarray]:
-  # The package's NumPy reader does not know bfloat16; the format is simple.
-  data = pathlib.Path(path).read_bytes()
   try:
-    (length,) = struct.unpack('<Q', data[:8])
-    header = json.loads(data[8 : 8 + length])
-    start, result = 8 + length, {}
-    for name, entry in header.items():
-      if name == '__metadata__':
-        continue
-      first, last = entry['data_offsets']
-      kind = SAFETENSORS.get(entry['dtype'])
-      if kind is None:
-        raise ValueError(f'entry {name!r} has the type {entry["dtype"]}')
-      raw = data[start + first : start + last]
-      if first < 0 or len(raw) != last - first:
-        raise ValueError(f'entry {name!r} ends beyond the file')
-      result[name] = _array(raw, kind).reshape(entry['shape'])
-    return result
-  except (
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    struct.error,
-  ) as error:
+    state = safetensors_numpy.load_file(path)
+  except (safetensors.SafetensorError, KeyError) as error:
+    with open(path, 'rb') as file:
+      hint = _hint(file.read(64))
     raise ValueError(
-      f'{path}: truncated or not a safetensors file ({error}){_hint(data)}'
+      f'{path}: truncated or not a safetensors file ({error}){hint}'
     ) from error
+  return {
+    name: value.astype(np.float32)
+    if value.dtype == ml_dtypes.bfloat16
+    else value
+    for name, value in state.items()
+  }
 
 
 def _read_zip(path: str) -> Any:

@@ -1,0 +1,1 @@
+"""Recipes: one published experiment, one file. See `base.py` for the keys."""

@@ -1,0 +1,140 @@
+"""Runs evaluators: during training, and for `main.py evaluate` and `embed`."""
+
+import csv
+import functools
+import io
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from cvgl_jax import checkpoint, experiment, sharding, writer
+from cvgl_jax.evaluators import embedder as embedder_lib
+
+
+def make_embedder(
+  checked: experiment.Settings,
+  method: Any,
+  variables: Any,
+  mesh: jax.sharding.Mesh,
+) -> embedder_lib.Embedder:
+  """Pictures to features with this run's network and transform."""
+  return embedder_lib.Embedder(
+    method,
+    variables,
+    batch_size=checked.data.eval_batch_size,
+    load=experiment.make_loader(checked, train=False),
+    mesh=mesh,
+    threads=checked.data.threads,
+  )
+
+
+def run(
+  evaluators: Mapping[str, Any],
+  embedder: embedder_lib.Embedder,
+  checked: experiment.Settings,
+  *,
+  workdir: str,
+  step: int,
+) -> dict[str, float]:
+  """Runs every evaluator and writes `eval/<name>.json` and `.npz`.
+
+  Returns:
+    '<evaluator>/<metric>' -> number.
+
+  Raises:
+    ValueError: features are not finite; nothing is reported on them.
+  """
+  metrics = {}
+  for name, evaluator in evaluators.items():
+    result = evaluator.run(
+      embedder, functools.partial(experiment.open_split, checked)
+    )
+    result.write(workdir, name, step=step)
+    metrics |= {f'{name}/{key}': v for key, v in result.metrics.items()}
+    logging.info(
+      'step %d  %s  %s',
+      step,
+      name,
+      '  '.join(f'{key} {v:.2f}' for key, v in result.metrics.items()),
+    )
+  return metrics
+
+
+def restored(
+  config: Mapping[str, Any], workdir: str, which: str
+) -> tuple[experiment.Settings, embedder_lib.Embedder, int]:
+  """Settings, an embedder with weights, and the step they are of.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    which: 'latest', 'best', a step, or 'init': the weights before training
+      (`config.init`: random, or a published checkpoint).
+  """
+  checked = experiment.settings(config)
+  method = experiment.make_method(checked)
+  mesh = sharding.make_mesh()
+  if which == 'init':
+    step = 0
+    variables = experiment.variables_before_training(method, checked, mesh)
+  else:
+    step = checkpoint.choose(workdir, which)
+    variables = checkpoint.restore_variables(
+      workdir,
+      step,
+      experiment.init_shapes(method, checked),
+      use_ema=checked.train.ema_decay > 0,
+    )
+    variables = jax.device_put(variables, sharding.replicated(mesh))
+  return checked, make_embedder(checked, method, variables, mesh), step
+
+
+def evaluate(
+  config: Mapping[str, Any], workdir: str, which: str
+) -> dict[str, float]:
+  """`main.py evaluate`: all evaluators of the config on one checkpoint."""
+  checked, embedder, step = restored(config, workdir, which)
+  evaluators = experiment.make_evaluators(checked)
+  if not evaluators:
+    raise ValueError('config.evals is empty: there is nothing to evaluate')
+  return run(evaluators, embedder, checked, workdir=workdir, step=step)
+
+
+def embed(
+  config: Mapping[str, Any], workdir: str, which: str, *, splits: list[str]
+) -> list[pathlib.Path]:
+  """`main.py embed`: features of whole splits, for use elsewhere.
+
+  Writes `features/<split>.npy` (float32 [N, D], unit norm) and
+  `features/<split>.csv` (row, place, path, latitude, longitude).
+  """
+  checked, embedder, _ = restored(config, workdir, which)
+  folder = pathlib.Path(workdir) / 'features'
+  written = []
+  for name in splits:
+    split = experiment.open_split(checked, (), name)
+    features = embedder(split)
+    if jax.process_index():
+      continue
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f'{name}.npy.part'
+    with part.open('wb') as file:
+      np.save(file, features)
+    part.replace(folder / f'{name}.npy')
+    writer.replace_text(folder / f'{name}.csv', _listing(split))
+    written.append(folder / f'{name}.npy')
+    logging.info('%s: %d x %d', written[-1], *features.shape)
+  return written
+
+
+def _listing(split: Any) -> str:
+  text = io.StringIO()
+  rows = csv.writer(text, lineterminator='\n')
+  rows.writerow(['row', 'place', 'path', 'latitude_deg', 'longitude_deg'])
+  for i in range(len(split)):
+    rows.writerow([i, split.place[i], split.path[i], *split.latlon_deg[i]])
+  return text.getvalue()

@@ -1,0 +1,127 @@
+"""Every recipe builds: all keys known, networks shaped, losses traced."""
+
+import dataclasses
+import importlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import base
+from cvgl_jax import experiment, strict
+from cvgl_jax.optim import build
+
+FOLDER = pathlib.Path(__file__).parents[1] / 'configs'
+RECIPES = sorted(
+  path.stem
+  for path in FOLDER.glob('*.py')
+  if path.stem not in ('__init__', 'base')
+)
+
+
+def recipe(name: str) -> dict:
+  return importlib.import_module(f'configs.{name}').get_config().to_dict()
+
+
+def fields(cls) -> set[str]:
+  return {field.name for field in dataclasses.fields(cls)}
+
+
+def test_the_base_lists_every_shared_key_with_the_default_of_the_code():
+  config = base.base().to_dict()
+  assert set(config) == fields(experiment.Settings)
+  for name, cls in (
+    ('data', experiment.Data),
+    ('init', experiment.Init),
+    ('train', experiment.Train),
+  ):
+    assert set(config[name]) == fields(cls), name
+    made = strict.make(cls, config[name], name)
+    expected = cls(names=()) if name == 'data' else cls()
+    assert made == expected, name
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_a_recipe_is_checked_whole(name):
+  checked = experiment.settings(recipe(name))
+  assert checked.evals
+  docstring = importlib.import_module(f'configs.{name}').__doc__
+  assert 'python main.py train' in docstring
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_every_option_of_a_component_can_be_overridden(name):
+  """ml_collections overrides only keys that the recipe lists."""
+  config = recipe(name)
+  checked = experiment.settings(config)
+  for section, made in (
+    ('method', experiment.make_method(checked)),
+    ('augment', experiment.make_augment(checked)),
+    ('plan', experiment.make_plan(checked)),
+  ):
+    missing = fields(type(made)) - set(config[section])
+    assert not missing, f'{section}: {sorted(missing)}'
+  common = {'lr', 'weight_decay', 'schedule', 'clip_norm', 'sam', 'sam_rho'}
+  assert common <= set(config['optim']) <= fields(build.Optimizer)
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_a_recipe_traces_through_init_loss_and_embed(name):
+  checked = experiment.settings(recipe(name))
+  method = experiment.make_method(checked, num_classes=7)
+  shapes = experiment.init_shapes(method, checked)
+  height, width = checked.data.image_size
+  size = checked.train.batch_size
+  image = jax.ShapeDtypeStruct((size, height, width, 3), jnp.uint8)
+  label = jax.ShapeDtypeStruct((size,), jnp.int32)
+  batch = {
+    view: {'image': image, 'label': label, 'place': label}
+    for view in method.views
+  }
+  augment = experiment.make_augment(checked)
+  mutable = {k: v for k, v in shapes.items() if k != 'params'}
+
+  def loss(params, mutable, batch):
+    rng = jax.random.key(0)
+    batch = {
+      view: slot | {'image': augment(rng, slot['image'], view)}
+      for view, slot in batch.items()
+    }
+    return method.loss(params, mutable, batch, rng, 0)
+
+  value, aux = jax.eval_shape(loss, shapes['params'], mutable, batch)
+  assert value.shape == () and value.dtype == jnp.float32
+  assert jax.tree.structure(aux.mutable) == jax.tree.structure(mutable)
+  for view in method.views:
+    features = jax.eval_shape(
+      lambda v, x, view=view: method.embed(v, x, view), shapes, image
+    )
+    assert features.shape[0] == size and features.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'metod': {}}, "did you mean ['method']"),
+    ({'optim': {'lrr': 0.1}}, "config.optim: unknown key 'lrr'"),
+    ({'plan': {'name': 'Pair', 'views': ()}}, "did you mean ['Pairs']"),
+    ({'method': {'name': 'university'}}, 'there are'),
+    ({'train': {'batch_size': 0}}, 'batch_size'),
+    ({'evals': {'x': {'type': 'retrieval'}}}, 'config.evals.x: missing'),
+    ({'evals': {'x': {}}}, "config.evals.x: missing key 'type'"),
+  ],
+)
+def test_a_bad_config_names_the_key(change, message):
+  with pytest.raises(ValueError) as error:
+    experiment.settings(recipe('quickstart') | change)
+  assert message in str(error.value)
+
+
+def test_the_plan_and_the_method_must_have_the_same_views():
+  config = recipe('quickstart')
+  config['plan']['views'] = ('satellite', 'street')
+  config['plan'].pop('view', None)
+  config['plan']['name'] = 'Pairs'
+  with pytest.raises(ValueError, match='same views'):
+    experiment.settings(config)
