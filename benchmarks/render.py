@@ -1,7 +1,7 @@
 """Pictures per second of the renderer, after compilation.
 
-  taskset -c 0 python benchmarks/render.py        # one core
-  python benchmarks/render.py --size=512          # whatever JAX finds
+  taskset -c 0 python -m benchmarks.render        # one core
+  python -m benchmarks.render --size=512          # whatever JAX finds
 
 Prints seconds of compilation, pictures/s by the clock, and pictures per second
 of processor time (what counts when the machine is busy with other things).
@@ -18,6 +18,7 @@ from data_builders.rendered_city import (
   cameras,
   cars,
   conditions,
+  heights,
   render,
 )
 from data_builders.rendered_city import scene as sc
@@ -43,7 +44,7 @@ def scenes(view, count, size_px):
         (*world.eyes[0], height + 2), ground_m=height, size_hw=size_hw
       )
     busy = cars.with_cars(world, rng)
-    hour = render.Hour(busy, sc.heights(world), weather.sun)
+    hour = render.Hour(busy, heights.make(world), weather.sun)
     made.append((hour, camera, weather, size_hw))
   return made
 
