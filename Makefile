@@ -24,7 +24,7 @@ $(VENV)/installed: requirements.txt
 # Environment, embedded data set, training, evaluation, report.
 demo: $(VENV)/installed
 	@echo '== data: a procedural city, rendered'
-	$(RUN) -m data_builders rendered_city --config demo --data_dir $(DATA)
+	$(RUN) -m data_builders rendered_city --config demo --data_dir $(DATA) --num-processes 2
 	@echo '== train and evaluate'
 	$(RUN) main.py train --config=configs/quickstart.py --workdir=$(WORKDIR) --config.data.dir=$(DATA)
 	@echo '== report'

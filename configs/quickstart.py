@@ -8,8 +8,8 @@ or, step by step:
   python main.py train --config=configs/quickstart.py --workdir=runs/quickstart
   python main.py report --workdir=runs/quickstart
 
-A ResNet-18 of an eighth... see `small`. Expected on unseen places: drone ->
-satellite R@1 above 60 % (untrained: below 10 %).
+Expected on unseen places: drone -> satellite R@1 above 60 % (untrained: below
+10 %).
 """
 
 from configs import university1652
@@ -29,12 +29,13 @@ def get_config():
 
 
 def small():
-  """What trains from random weights on a CPU.
+  """What trains from random weights on a CPU, on a few hundred places.
 
-  The baseline's network at a quarter of its width, its classifier, and, since
-  a few hundred places are few classes, symmetric InfoNCE between the satellite
-  and the drone picture of the same place. Drone pictures are rotated freely:
-  their heading says nothing about the place.
+  Four strided convolutions instead of a ResNet. A few hundred classes teach
+  little, so symmetric InfoNCE between the satellite and the drone picture of
+  the same place leads and the instance loss helps. Pictures are rotated
+  freely, since the heading of a drone says nothing about the place, and never
+  mirrored: a mirrored place is another place.
   """
   config = university1652.get_config()
   config.init.weights = ''
@@ -43,13 +44,14 @@ def small():
   config.method.update(
     {
       'views': VIEWS,
-      'backbone': 'resnet18',
-      'backbone_width': 16,
+      'joint_statistics': True,
+      'backbone': 'small_cnn',
+      'backbone_width': 32,
       'last_stride': 2,
       'pool': 'gem',
       'dim': 128,
       'droprate': 0.0,
-      'instance_weight': 0.1,
+      'instance_weight': 0.05,
       'dtype': 'float32',
     }
   )
@@ -59,20 +61,27 @@ def small():
     {
       'rotate_satellite_deg': 180.0,
       'rotate_drone_deg': 180.0,
-      'color_jitter': (0.3, 0.3, 0.3),
+      'zoom': (0.8, 1.25),
+      'color_jitter': (0.2, 0.2, 0.2),
+      'fill': 'edge',
+      'flip_p': 0.0,
     }
   )
-  config.optim = {
-    'name': 'adamw',
-    'lr': 1e-3,
-    'weight_decay': 0.01,
-    'schedule': 'cosine',
-    'schedule_unit': 'step',
-    'warmup_epochs': 1.0,
-  }
+  config.optim.update(
+    {
+      'name': 'adamw',
+      'lr': 2e-3,
+      'weight_decay': 0.01,
+      'groups': {'classifier': 1.0, 'backbone': 1.0},
+      'schedule': 'cosine',
+      'schedule_unit': 'step',
+      'warmup_epochs': 1.0,
+      'clip_norm': 10.0,
+    }
+  )
   config.train.batch_size = 32
-  config.train.epochs = 20
-  config.train.log_every_steps = 20
+  config.train.epochs = 30
+  config.train.log_every_steps = 50
   config.train.eval_every_epochs = 10
   config.train.save_every_epochs = 5
   return config

@@ -33,6 +33,7 @@ def get_config():
     'views': VIEWS,
     'share_satellite_drone': True,
     'share_satellite_street': False,
+    'joint_statistics': False,
     'backbone': 'resnet50',
     'backbone_width': 64,
     'last_stride': 1,
@@ -63,22 +64,34 @@ def get_config():
   config.augment = {
     'name': 'UniversityTrain',
     'pad': 10,
-    'flip_p': 0.5,
     'rotate_satellite_deg': 90.0,
+    'rotate_drone_deg': 0.0,
+    'rotate_ground_deg': 0.0,
+    'zoom': (1.0, 1.0),
     'color_jitter': (0.0, 0.0, 0.0),  # --color_jitter: (0.1, 0.1, 0.1)
+    'fill': 'black',
+    'flip_p': 0.5,
     'erasing_p': 0.0,
+    'erasing_area': (0.02, 0.4),
+    'erasing_ratio': (0.3, 1 / 0.3),
   }
   config.optim = {
     'name': 'sgd',
     'lr': 0.01,
     'momentum': 0.9,
     'nesterov': True,
+    'betas': (0.9, 0.999),  # of adam and adamw
     'weight_decay': 5e-4,
     'groups': {'classifier': 1.0, 'backbone': 0.1},
     'schedule': 'step',
+    'schedule_unit': 'epoch',
     'step_every_epochs': 80.0,
     'gamma': 0.1,
+    'warmup_epochs': 0.0,
     'loss_warmup_epochs': 0,
+    'clip_norm': 0.0,
+    'sam': 'none',
+    'sam_rho': 0.05,
   }
   config.train.batch_size = 8
   config.train.epochs = 120

@@ -111,9 +111,17 @@ def _log_to_terminal() -> None:
   flags.FLAGS.mark_as_parsed()  # absl's handler waits for its flags otherwise
   logging.set_verbosity(logging.INFO)
   logging.use_absl_handler()
-  logging.get_absl_handler().setFormatter(
+  handler = logging.get_absl_handler()
+  handler.setFormatter(
     python_logging.Formatter(
       '%(asctime)s %(levelname)s %(message)s', '%H:%M:%S'
+    )
+  )
+  # Libraries speak from warnings upwards.
+  handler.addFilter(
+    lambda record: (
+      'site-packages' not in record.pathname
+      or record.levelno >= python_logging.WARNING
     )
   )
 

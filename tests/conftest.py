@@ -41,3 +41,19 @@ def pytest_configure(config):
 def golden_dir(request) -> pathlib.Path:
   """The folder that holds one folder of golden files per system."""
   return pathlib.Path(request.config.getoption('--golden-dir'))
+
+
+def pytest_terminal_summary(terminalreporter):
+  """How many golden files ran, by system."""
+  counts = {}
+  for outcome in ('passed', 'failed', 'skipped'):
+    for report in terminalreporter.getreports(outcome):
+      system = dict(getattr(report, 'user_properties', ())).get('golden_system')
+      if system and (report.when == 'call' or outcome != 'passed'):
+        row = counts.setdefault(
+          system, {'passed': 0, 'failed': 0, 'skipped': 0}
+        )
+        row[outcome] += 1
+  for system, row in sorted(counts.items()):
+    numbers = ', '.join(f'{n} {name}' for name, n in row.items())
+    terminalreporter.write_line(f'golden {system}: {numbers}')

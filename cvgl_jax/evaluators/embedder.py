@@ -8,6 +8,7 @@ its share of every batch, and all of them get all features.
 
 import functools
 import hashlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -129,6 +130,8 @@ class Embedder:
       unit='picture',
       leave=False,
       delay=1.0,
+      # A bar on a terminal, a rare line in a log file.
+      mininterval=0.2 if sys.stderr.isatty() else 20.0,
       disable=not first_process,
     ) as bar:
 

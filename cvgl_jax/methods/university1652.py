@@ -23,6 +23,8 @@ Differs from the reference:
   - metric losses work with any views (the reference crashes with two);
   - VGG-16 works with three views (the reference's head has the wrong width);
     other ResNets, widths and pairs of views, and recomputation are ours;
+  - `joint_statistics` is ours: the reference normalises each view by its own
+    batch but evaluates both with one average, which costs small networks much;
   - embedding a view without a trunk is an error, not undefined;
   - `losses.info_nce` is ours: symmetric InfoNCE between the first view and
     every other view. It needs a plan that pairs places (`Pairs`, `AllViews`):
@@ -36,6 +38,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cvgl_jax.losses import classification, contrastive, pairs, triplet
 from cvgl_jax.methods import contract
@@ -129,6 +132,9 @@ class Method:
     views: of 'satellite', 'street', 'drone', 'google'.
     share_satellite_drone: one trunk for both (`--share` with three views).
     share_satellite_street: one trunk for both (`--share` with two views).
+    joint_statistics: views with a common trunk pass through it together in
+      training and share their batch statistics, which are then those of
+      evaluation; False, one pass a view, is the reference.
     backbone: a name of `models/backbones.py`.
     backbone_width: channels of the first stage; 64 as published.
     last_stride: stride of the last ResNet stage, 2 or 1.
@@ -155,6 +161,7 @@ class Method:
   views: tuple[str, ...] = ('satellite', 'street', 'drone')
   share_satellite_drone: bool = False
   share_satellite_street: bool = False
+  joint_statistics: bool = False
   backbone: str = 'resnet50'
   backbone_width: int = 64
   last_stride: int = 2
@@ -266,22 +273,37 @@ class Method:
   ) -> tuple[dict[str, jax.Array], Mapping[str, Any]]:
     """f of every view in training mode: ({view: [B, dim] float32}, mutable).
 
-    One pass per view in the reference's order, each with its own batch
-    statistics, dropout mask and update of the running statistics.
+    One pass per view in the reference's order (or per trunk, with
+    `joint_statistics`), each with its own batch statistics, dropout mask and
+    update of the running statistics.
     """
     self._check_views(batch)
     network, features = self.network, {}
-    for i, view in enumerate(self.ordered_views):
-      features[view], mutable = network.apply(
+    for i, views in enumerate(self._passes()):
+      pictures = [
+        layers.normalize_image(batch[view]['image']) for view in views
+      ]
+      joined, mutable = network.apply(
         {'params': params, **mutable},
-        layers.normalize_image(batch[view]['image']),
-        self._trunk(view),
+        jnp.concatenate(pictures) if len(views) > 1 else pictures[0],
+        self._trunk(views[0]),
         train=True,
         method='features',
         mutable=list(mutable),
         rngs={'dropout': jax.random.fold_in(rng, i)},
       )
+      ends = np.cumsum([len(x) for x in pictures])[:-1]
+      features |= dict(zip(views, jnp.split(joined, ends), strict=True))
     return features, mutable
+
+  def _passes(self) -> list[tuple[str, ...]]:
+    """The views of each training pass, in the reference's order."""
+    if not self.joint_statistics:
+      return [(view,) for view in self.ordered_views]
+    passes = {}
+    for view in self.ordered_views:
+      passes.setdefault(self._trunk(view), []).append(view)
+    return [tuple(views) for views in passes.values()]
 
   def loss_from_features(
     self,

@@ -9,9 +9,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from cvgl_jax.models import layers, resnet, vgg
+from cvgl_jax.models import layers, resnet, small_cnn, vgg
 
-NAMES = (*resnet.VARIANTS, 'vgg16_bn')
+NAMES = (*resnet.VARIANTS, 'vgg16_bn', 'small_cnn')
 ATTENTIONS = ('none', 'usam')
 # State dict entries of torchvision (and timm) checkpoints that no trunk uses.
 IMAGENET_HEADS = (r'fc\..*', r'classifier\..*', r'pre_logits\..*', r'head\..*')
@@ -30,13 +30,15 @@ def make(
   """Builds the trunk `name` (see `NAMES`).
 
   Args:
-    name: 'resnet18', 'resnet34', 'resnet50', 'resnet101' or 'vgg16_bn'.
+    name: 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'vgg16_bn' or
+      'small_cnn'.
     width: channels of the first stage; 64 in the published networks.
-    last_stride: stride of the last stage of a ResNet (VGG ignores it, as the
-      reference does).
+    last_stride: stride of the last stage of a ResNet (the others ignore it,
+      as the reference does with VGG).
     pool: '' for the feature map, or a kind of `layers.pool`.
     dtype: of convolutions and activations.
-    remat: recompute activations in the backward pass.
+    remat: recompute activations in the backward pass ('small_cnn' has too few
+      to bother).
     module_name: Flax name of the module.
 
   Raises:
@@ -55,6 +57,10 @@ def make(
   if name == 'vgg16_bn':
     return vgg.VGG16(
       width=width, pool=pool, dtype=dtype, remat=remat, name=module_name
+    )
+  if name == 'small_cnn':
+    return small_cnn.SmallCNN(
+      width=width, pool=pool, dtype=dtype, name=module_name
     )
   raise ValueError(f'backbone {name!r}: expected one of {NAMES}')
 

@@ -14,8 +14,7 @@ Sources: layumi/University1652-Baseline `evaluate_gpu.py` (trapezoid AP, CMC,
 junk, 1 % rule); Skyy93/Sample4Geo `evaluate/cvusa_and_cvact.py` and the VIGOR
 repository (the other 1 % rules, ties in favour of the query).
 
-Differs: ranks are computed without sorting each query's gallery by index, and
-with a stated rule for ties, which the references leave to an unstable sort.
+Differs: no sort per query, and ties have a rule (an unstable sort there).
 """
 
 import dataclasses
