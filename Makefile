@@ -13,10 +13,11 @@ $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'Python >= 3.11 is needed; set PYTHON=/path/to/python3.11'; exit 1; }
 	@echo '== environment: $(VENV)'
-	$(PYTHON) -m venv $(VENV)
 	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --clear --python $(PYTHON) $(VENV) && \
 	  uv pip install --quiet --python $(RUN) -r requirements.txt; \
 	else \
+	  $(PYTHON) -m venv $(VENV) && \
 	  $(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt; \
 	fi
 	@touch $@
@@ -42,4 +43,4 @@ format: $(VENV)/installed
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf $(VENV) .cache runs
+	rm -rf $(VENV) .cache

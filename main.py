@@ -18,7 +18,7 @@ import jax
 from absl import flags, logging
 from ml_collections import config_dict, config_flags
 
-from cvgl_jax import commands, experiment
+from cvgl_jax import commands, settings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,27 +45,36 @@ def parser() -> argparse.ArgumentParser:
 def load_config(args: argparse.Namespace, rest: list[str]) -> dict:
   """The config file with its overrides, or that of the workdir."""
   values = flags.FlagValues()
+  argv = [sys.argv[0], *rest]
   if args.config:
     path = pathlib.Path(args.config.partition(':')[0])
     if not path.is_file():
       known = sorted(str(p) for p in path.parent.glob('[!_]*.py'))
       raise ValueError(f'--config: no file {path}; there are {known}')
-    rest = [f'--config={args.config}', *rest]
+    argv.insert(1, f'--config={args.config}')
     config_flags.DEFINE_config_file(
-      'config', flag_values=values, lock_config=True
+      'config', flag_values=values, lock_config=True, sys_argv=argv
     )
   elif args.command == 'train':
     raise ValueError('train needs --config=configs/<recipe>.py')
   else:
-    saved = config_dict.ConfigDict(experiment.load_config(args.workdir))
-    config_flags.DEFINE_config_dict('config', saved, flag_values=values)
+    saved = config_dict.ConfigDict(settings.load_config(args.workdir))
+    config_flags.DEFINE_config_dict(
+      'config', saved, flag_values=values, sys_argv=argv
+    )
   try:
-    values([sys.argv[0], *rest])
-  except (flags.Error, AttributeError, KeyError) as error:
-    # A KeyError's text is quoted once more; its argument is the message.
+    left_over = values(argv)[1:]
+    config = values.config
+  except Exception as error:
     message = error.args[0] if error.args else error
-    raise ValueError(f'command line {" ".join(rest)}: {message}') from error
-  return values.config.to_dict()
+    raise ValueError(
+      f'{" ".join(argv[1:])}: {message} (keys: the recipe)'
+    ) from error
+  if left_over:
+    raise ValueError(
+      f'unexpected {left_over}; overrides are --config.KEY=VALUE'
+    )
+  return config.to_dict()
 
 
 def main(argv: list[str] | None = None) -> int:

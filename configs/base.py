@@ -46,7 +46,7 @@ def base() -> config_dict.ConfigDict:
       'eval_at_start': True,  # evaluate the first weights too
       'save_every_steps': 0,  # 0: only by epochs
       'save_every_epochs': 10,  # 0: at evaluations and the end
-      'best_metric': '',  # '<evaluator>/<metric>'; '': first evaluator's R@1
+      'best_metric': '',  # '<evaluator>/<metric>', higher is better
       'fsdp': False,  # split large parameters over the devices
       'fsdp_min_size': 65536,  # elements of the smallest array that is split
     },

@@ -80,7 +80,8 @@ def small():
     }
   )
   config.train.batch_size = 32
-  config.train.epochs = 30
+  config.train.epochs = 20
+  config.train.ema_decay = 0.99
   config.train.log_every_steps = 50
   config.train.eval_every_epochs = 10
   config.train.save_every_epochs = 5

@@ -96,6 +96,7 @@ def get_config():
   config.train.batch_size = 8
   config.train.epochs = 120
   config.train.save_every_epochs = 20
+  config.train.best_metric = 'drone_to_satellite/R@1'
   config.train.eval_every_epochs = 20
   config.evals = {
     'drone_to_satellite': task('drone', 'satellite', r1=58.23, ap=62.91),

@@ -1,6 +1,18 @@
 """Small real sets in University-1652's layout, from random weights, on a CPU.
 
-placeholder
+Any sets in the official layout (street and google may be absent) with disjoint
+place ids; three are trained on together and evaluated one by one. For sets in
+folders odm_real/, oam_warp/ and naip_dates/ of DOWNLOAD:
+
+  for set in odm_real oam_warp naip_dates; do
+    python -m data_builders university1652 --data_dir=data/$set \\
+      --manual_dir=DOWNLOAD/$set
+  done
+  python main.py train --config=configs/university1652_small.py \\
+    --workdir=runs/small
+
+Expected after 30 epochs, drone -> satellite R@1 / AP: odm_real 50-60 / 58-66,
+oam_warp 83-88 / 87-90, naip_dates 15-17 / 22-24 %. About 6 minutes on 2 cores.
 """
 
 from configs import quickstart, university1652
@@ -12,6 +24,8 @@ def get_config():
   """Trains on the joined sets, evaluates on each one's test places."""
   config = quickstart.small()
   config.data.names = tuple(f'{name}/university1652' for name in SETS)
+  config.train.best_metric = 'odm_real_drone_to_satellite/AP'
+  config.train.epochs = 30
   config.evals = {}
   for name in SETS:
     for query, gallery in (('drone', 'satellite'), ('satellite', 'drone')):

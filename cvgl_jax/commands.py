@@ -11,7 +11,7 @@ import jax
 from absl import logging
 
 from cvgl_jax import evaluate as evaluate_lib
-from cvgl_jax import experiment
+from cvgl_jax import experiment, stop
 from cvgl_jax import train as train_lib
 from cvgl_jax.report import build
 
@@ -31,7 +31,7 @@ def train(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
   """
   try:
     train_lib.train(config, args.workdir)
-  except train_lib.Stopped as stopped:
+  except stop.Stopped as stopped:
     sys.stderr.write(f'{stopped}\n')
     return STOPPED
   return 0
@@ -78,7 +78,7 @@ def report(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
   Example:
     python main.py report --workdir=runs/university
   """
-  checked = experiment.settings(config)
+  checked = experiment.check(config)
   page, table = build.build(
     args.workdir, open_split=functools.partial(experiment.open_split, checked)
   )
@@ -170,4 +170,10 @@ def start_distributed(args: argparse.Namespace) -> None:
       )
     jax.distributed.initialize(*explicit)
   elif args.distributed:
-    jax.distributed.initialize()
+    try:
+      jax.distributed.initialize()
+    except Exception as error:
+      raise ValueError(
+        f'--distributed: no scheduler that jax knows was found ({error}); give '
+        '--coordinator, --num_processes and --process_id'
+      ) from error

@@ -11,12 +11,13 @@ import jax
 import numpy as np
 from absl import logging
 
-from cvgl_jax import checkpoint, experiment, sharding, writer
+from cvgl_jax import checkpoint, experiment, settings, sharding, writer
 from cvgl_jax.evaluators import embedder as embedder_lib
+from cvgl_jax.methods import contract
 
 
 def make_embedder(
-  checked: experiment.Settings,
+  checked: settings.Settings,
   method: Any,
   variables: Any,
   mesh: jax.sharding.Mesh,
@@ -35,7 +36,7 @@ def make_embedder(
 def run(
   evaluators: Mapping[str, Any],
   embedder: embedder_lib.Embedder,
-  checked: experiment.Settings,
+  checked: settings.Settings,
   *,
   workdir: str,
   step: int,
@@ -50,9 +51,12 @@ def run(
   """
   metrics = {}
   for name, evaluator in evaluators.items():
-    result = evaluator.run(
-      embedder, functools.partial(experiment.open_split, checked)
-    )
+    try:
+      result = evaluator.run(
+        embedder, functools.partial(experiment.open_split, checked)
+      )
+    except ValueError as error:
+      raise ValueError(f'config.evals.{name}, step {step}: {error}') from error
     result.write(workdir, name, step=step)
     metrics |= {f'{name}/{key}': v for key, v in result.metrics.items()}
     logging.info(
@@ -66,7 +70,7 @@ def run(
 
 def restored(
   config: Mapping[str, Any], workdir: str, which: str
-) -> tuple[experiment.Settings, embedder_lib.Embedder, int]:
+) -> tuple[settings.Settings, embedder_lib.Embedder, int]:
   """Settings, an embedder with weights, and the step they are of.
 
   Args:
@@ -75,21 +79,23 @@ def restored(
     which: 'latest', 'best', a step, or 'init': the weights before training
       (`config.init`: random, or a published checkpoint).
   """
-  checked = experiment.settings(config)
-  method = experiment.make_method(checked)
+  checked = experiment.check(config)
   mesh = sharding.make_mesh()
   if which == 'init':
     step = 0
+    method = contract.without_training_data(
+      experiment.make_method(checked), checked.init.weights
+    )
     variables = experiment.variables_before_training(method, checked, mesh)
   else:
     step = checkpoint.choose(workdir, which)
+    trained = settings.load_config(workdir)['method'].get('num_classes', 0)
+    method = experiment.make_method(checked, num_classes=trained)
     variables = checkpoint.restore_variables(
-      workdir,
-      step,
-      experiment.init_shapes(method, checked),
-      use_ema=checked.train.ema_decay > 0,
+      workdir, step, experiment.init_shapes(method, checked)
     )
     variables = jax.device_put(variables, sharding.replicated(mesh))
+  logging.info('weights: %s, step %d', which, step)
   return checked, make_embedder(checked, method, variables, mesh), step
 
 
@@ -98,6 +104,7 @@ def evaluate(
 ) -> dict[str, float]:
   """`main.py evaluate`: all evaluators of the config on one checkpoint."""
   checked, embedder, step = restored(config, workdir, which)
+  settings.save_config_if_absent(workdir, config)
   evaluators = experiment.make_evaluators(checked)
   if not evaluators:
     raise ValueError('config.evals is empty: there is nothing to evaluate')
@@ -109,8 +116,9 @@ def embed(
 ) -> list[pathlib.Path]:
   """`main.py embed`: features of whole splits, for use elsewhere.
 
-  Writes `features/<split>.npy` (float32 [N, D], unit norm) and
-  `features/<split>.csv` (row, place, path, latitude, longitude).
+  Writes `features/<split>.npy` (float32 [N, D], unit norm; the picture and its
+  mirror image summed, scale 1) and `features/<split>.csv` (row, place, path,
+  latitude, longitude).
   """
   checked, embedder, _ = restored(config, workdir, which)
   folder = pathlib.Path(workdir) / 'features'
@@ -120,11 +128,9 @@ def embed(
     features = embedder(split)
     if jax.process_index():
       continue
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f'{name}.npy.part'
-    with part.open('wb') as file:
-      np.save(file, features)
-    part.replace(folder / f'{name}.npy')
+    data = io.BytesIO()
+    np.save(data, features)
+    writer.replace_bytes(folder / f'{name}.npy', data.getvalue())
     writer.replace_text(folder / f'{name}.csv', _listing(split))
     written.append(folder / f'{name}.npy')
     logging.info('%s: %d x %d', written[-1], *features.shape)

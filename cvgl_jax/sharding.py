@@ -8,6 +8,8 @@ Source of the FSDP rule: google-research/big_vision `sharding.py`, as a rule
 ("split the largest divisible axis of every large array"), written anew.
 """
 
+import math
+import os
 from typing import Any
 
 import jax
@@ -89,6 +91,44 @@ def check_batch_size(
       f'{mesh.size} devices x {micro_batches} micro-batches; use '
       + ' or '.join(map(str, fitting))
     )
+
+
+def check_memory(shapes: Any, shardings: Any, mesh: jax.sharding.Mesh) -> None:
+  """Raises before compilation where the state alone cannot fit a device.
+
+  Counts the state's share of one device and its gradients; activations come on
+  top, so passing is no promise. Devices that do not tell their memory (CPUs)
+  are taken at the memory of the host.
+
+  Args:
+    shapes: tree of shapes of the train state, with `params`.
+    shardings: its shardings.
+    mesh: of the run.
+
+  Raises:
+    ValueError: says what is needed, what there is, and what helps.
+  """
+  share = lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
+  state = sum(jax.tree.leaves(jax.tree.map(share, shapes, shardings)))
+  grads = sum(
+    jax.tree.leaves(jax.tree.map(share, shapes.params, shardings.params))
+  )
+  limit = _memory_bytes(mesh)
+  if state + grads > limit:
+    raise ValueError(
+      f'the train state needs {state / 2**30:.1f} GiB on each device and its '
+      f'gradients {grads / 2**30:.1f} GiB, a device has {limit / 2**30:.1f} '
+      'GiB; set config.train.fsdp=True, use more devices or a smaller network'
+    )
+
+
+def _memory_bytes(mesh: jax.sharding.Mesh) -> int:
+  """Memory of one device of the mesh."""
+  stats = mesh.local_devices[0].memory_stats() or {}
+  if 'bytes_limit' in stats:
+    return stats['bytes_limit']
+  host = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  return host // len(mesh.local_devices)
 
 
 def to_devices(batch: Any, mesh: jax.sharding.Mesh) -> Any:

@@ -114,6 +114,8 @@ def make_train_step(
     metrics = {
       'loss': loss,
       'grad_norm': optax.tree.norm(grads),
+      # Finite only if the update was: a step that breaks is never saved.
+      'param_norm': optax.tree.norm(params),
       **metrics,
     }
     state = State(

@@ -125,6 +125,8 @@ def _coerce(value: Any, accepted: tuple, hint: Any, where: str) -> Any:
   if accepted and (not isinstance(value, accepted) or is_bool_for_number):
     names = ' or '.join(kind.__name__ for kind in accepted)
     raise ValueError(f'{where}: got {value!r}, expected {names}')
+  if typing.get_origin(hint) is tuple and isinstance(value, tuple):
+    value = _coerce_elements(value, typing.get_args(hint), where)
   if typing.get_origin(hint) is typing.Literal:
     choices = typing.get_args(hint)
     if value not in choices:
@@ -134,3 +136,15 @@ def _coerce(value: Any, accepted: tuple, hint: Any, where: str) -> Any:
         f'{where}: got {value!r}, expected one of {choices}{tip}'
       )
   return value
+
+
+def _coerce_elements(value: tuple, hints: tuple, where: str) -> tuple:
+  """Checks the elements of `tuple[X, ...]` or `tuple[X, Y]`."""
+  if len(hints) == 2 and hints[1] is Ellipsis:
+    hints = (hints[0],) * len(value)
+  if len(hints) != len(value):
+    raise ValueError(f'{where}: got {value!r}, expected {len(hints)} values')
+  return tuple(
+    _coerce(element, _accepted(hint), hint, where)
+    for element, hint in zip(value, hints, strict=True)
+  )

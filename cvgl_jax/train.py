@@ -4,27 +4,26 @@ Order: mesh -> data -> method -> state (born sharded, restored) -> step
 function -> evaluators -> loop.
 """
 
-import collections
-import dataclasses
-import signal
-import threading
-import time
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 
-from cvgl_jax import checkpoint, evaluate, experiment, sharding, writer
+from cvgl_jax import (
+  checkpoint,
+  evaluate,
+  experiment,
+  progress,
+  settings,
+  sharding,
+  stop,
+  writer,
+)
 from cvgl_jax import state as state_lib
 from cvgl_jax.data import stream
 from cvgl_jax.optim import build
-
-
-class Stopped(Exception):
-  """The run was asked to stop (SIGTERM, preemption) and saved its state."""
 
 
 def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
@@ -42,9 +41,9 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
     ValueError: a config that cannot work; before anything is compiled.
     FloatingPointError: the loss or a feature is not finite.
     OSError: a checkpoint could not be written.
-    Stopped: SIGTERM or preemption; the run resumes with the same command.
+    stop.Stopped: SIGTERM, Ctrl-C or preemption; the run resumes with the same command.
   """
-  checked = experiment.settings(config)
+  checked = experiment.check(config)
   options = checked.train
   method = experiment.make_method(checked)
 
@@ -59,8 +58,10 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   total_steps = steps_per_epoch * options.epochs
   method = experiment.make_method(checked, num_classes=len(data.labels))
   config = _with_classes(config, method)
-  experiment.save_config(workdir, config)
+  settings.save_config(workdir, config)
   evaluators = experiment.make_evaluators(checked)
+  experiment.check_splits(checked, evaluators)
+  best_metric = experiment.best_metric(checked)
 
   # State, born sharded; restored where the workdir has checkpoints.
   tx, learning_rate = build.make(
@@ -71,15 +72,18 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
     samples_per_epoch=len(data.splits[plan.views[0]]),
     batch_size=options.batch_size,
   )
-  state, shardings = make_state(method, tx, checked, mesh)
+  make, shapes, shardings = state_maker(method, tx, checked, mesh)
+  sharding.check_memory(shapes, shardings, mesh)
   checkpoints = checkpoint.Checkpoints(workdir)
-  found = checkpoints.restore_latest(jax.eval_shape(lambda: state), shardings)
-  loop = {'steps_per_epoch': steps_per_epoch}
-  if found is not None:
-    state = found[0]
-    _check_same_data(found[1], loop)
-    logging.info('resumed at step %d', int(state.step))
+  facts = _facts(data, steps_per_epoch, mesh)
+  found = checkpoints.restore_latest(shapes, shardings)
+  state = make() if found is None else found[0]
   first_step = int(state.step)
+  owed = False  # an evaluation that the stopped run did not get to
+  if found is not None:
+    _check_facts(found[1], facts)
+    owed = found[1]['owes_evaluation']
+    logging.info('resumed at step %d', first_step)
 
   # The step function, donated: one copy of the state in memory.
   train_step = jax.jit(
@@ -96,9 +100,12 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   )
 
   embedder = evaluate.make_embedder(checked, method, _variables(state), mesh)
-  log = writer.Writer(workdir, resume_step=first_step)
-  progress = Progress(total_steps, options.batch_size * len(method.views))
-  stop = StopSignal()
+  log = writer.Writer(
+    workdir, resume_step=None if found is None else first_step
+  )
+  report = progress.Progress(
+    total_steps, options.batch_size * len(method.views)
+  )
   metrics = {}
 
   def evaluate_now(state: state_lib.State) -> dict[str, float]:
@@ -111,6 +118,7 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
       step=step,
     )
     log.write(step, {f'eval/{name}': value for name, value in result.items()})
+    report.restart()
     return result
 
   logging.info(
@@ -122,86 +130,89 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
     mesh.size,
     mesh.devices.flat[0].platform,
   )
-  if evaluators and options.eval_at_start and first_step == 0:
-    metrics = evaluate_now(state)
-
-  try:
+  with contextlib.ExitStack() as closing:
+    stopper = stop.StopSignal()
+    for part in (stopper, log, checkpoints):  # closed in the reverse order
+      closing.callback(part.close)
+    if evaluators and (owed or (options.eval_at_start and first_step == 0)):
+      metrics = evaluate_now(state)
     pending = None
     batches = epochs(checked, data, plan, first_step, steps_per_epoch, mesh)
     for step, batch in enumerate(batches, first_step + 1):
       state, step_metrics = train_step(state, batch)
+      if step == first_step + 1:
+        report.restart()  # compilation is not speed
       # Fetched one step late: the device is never waited for.
       if pending is not None:
-        progress.add(*pending)
+        report.add(*pending)
       pending = (step, step_metrics)
-      at = _events(
-        step, steps_per_epoch, total_steps, options, bool(evaluators)
-      )
-      stopping = stop.requested(step)
+      at = options.due(step, steps_per_epoch)
+      stopping = stopper.requested(step)
       if at or stopping:
         # Nothing is saved, evaluated or logged before its loss is checked.
-        progress.add(*pending)
+        report.add(*pending)
         pending = None
       if 'log' in at:
         log.write(
           step,
-          progress.report(step)
+          report.line(step)
           | {
             'epoch': step / steps_per_epoch,
             'train/lr': float(learning_rate(step - 1)),
           },
         )
+      # A run that is asked to stop has seconds: it saves and evaluates later.
+      owed = stopping and bool(evaluators) and 'evaluate' in at
       score = None
-      if 'evaluate' in at:
+      if evaluators and 'evaluate' in at and not stopping:
         metrics = evaluate_now(state)
-        score = _score(metrics, options.best_metric)
-        progress.restart()
+        score = metrics[best_metric]
       if 'save' in at or stopping:
-        checkpoints.save(step, state, loop, score)
-      if stopping and step < total_steps:
-        raise Stopped(
+        checkpoints.save(step, state, facts | {'owes_evaluation': owed}, score)
+      if stopping and (step < total_steps or owed):
+        raise stop.Stopped(
           f'stopped at step {step} of {total_steps} and saved; the same command '
           'resumes'
         )
-  finally:
-    stop.close()
-    log.close()
-    checkpoints.close()
   if first_step >= total_steps:
     logging.info('nothing to do: step %d of %d', first_step, total_steps)
   return metrics
 
 
-def make_state(
+def state_maker(
   method: Any,
   tx: Any,
-  checked: experiment.Settings,
+  checked: settings.Settings,
   mesh: jax.sharding.Mesh,
-) -> tuple[state_lib.State, Any]:
-  """The state before the first step, and where its arrays live."""
-  make = lambda variables: state_lib.make_state(
+) -> tuple[Callable[[], state_lib.State], Any, Any]:
+  """How to make the state before the first step; its shapes and shardings.
+
+  Nothing is computed or read until the maker is called: a resumed run needs
+  neither a second copy of the state nor the files of `config.init`.
+  """
+  build_state = lambda variables: state_lib.make_state(
     variables, tx, ema=checked.train.ema_decay > 0
   )
-  shapes = jax.eval_shape(
-    lambda: make(experiment.init_variables(method, checked))
-  )
+  from_random = lambda: build_state(experiment.init_variables(method, checked))
+  shapes = jax.eval_shape(from_random)
   shardings = sharding.state_sharding(
     shapes,
     mesh,
     fsdp=checked.train.fsdp,
     fsdp_min_size=checked.train.fsdp_min_size,
   )
-  if dataclasses.astuple(checked.init) == dataclasses.astuple(
-    experiment.Init()
-  ):
-    init = lambda: make(experiment.init_variables(method, checked))
-    return jax.jit(init, out_shardings=shardings)(), shardings
-  variables = experiment.variables_before_training(method, checked, mesh)
-  return jax.jit(make, out_shardings=shardings)(variables), shardings
+
+  def make() -> state_lib.State:
+    if checked.init == settings.Init():
+      return jax.jit(from_random, out_shardings=shardings)()
+    variables = experiment.variables_before_training(method, checked, mesh)
+    return jax.jit(build_state, out_shardings=shardings)(variables)
+
+  return make, shapes, shardings
 
 
 def epochs(
-  checked: experiment.Settings,
+  checked: settings.Settings,
   data: experiment.TrainingData,
   plan: Any,
   first_step: int,
@@ -239,126 +250,31 @@ def _variables(state: state_lib.State) -> dict[str, Any]:
   return {'params': params, **state.mutable}
 
 
-class Progress:
-  """Means of the step metrics, throughput and the time left."""
-
-  def __init__(self, total_steps: int, pictures_per_step: int):
-    self._total = total_steps
-    self._pictures = pictures_per_step
-    self._sums = collections.defaultdict(float)
-    self._steps = 0
-    self.restart()
-
-  def restart(self) -> None:
-    """Starts the clock anew (an evaluation is not training time)."""
-    self._start, self._timed = time.monotonic(), 0
-
-  def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-    """Fetches the metrics of one step.
-
-    Raises:
-      FloatingPointError: one of them is not finite.
-    """
-    values = {name: float(value) for name, value in metrics.items()}
-    for name, value in values.items():
-      if not np.isfinite(value):
-        raise FloatingPointError(
-          f'step {step}: train/{name} is {value}. Stopped; the last checkpoint '
-          'is from before this step. Lower config.optim.lr, use clip_norm, or '
-          'look at the pictures of this step'
-        )
-      self._sums[name] += value
-    self._steps += 1
-    self._timed += 1
-
-  def report(self, step: int) -> dict[str, float]:
-    """Logs one line; returns the means since the last one."""
-    seconds = max(time.monotonic() - self._start, 1e-9)
-    speed = self._timed / seconds
-    means = {f'train/{k}': v / self._steps for k, v in self._sums.items()}
-    left = (self._total - step) / max(speed, 1e-9)
-    logging.info(
-      'step %d/%d  %.1f pictures/s  loss %.4f  time left %d:%02d',
-      step,
-      self._total,
-      speed * self._pictures,
-      means['train/loss'],
-      *divmod(round(left), 60),
-    )
-    self._sums.clear()
-    self._steps = 0
-    self.restart()
-    return means | {'train/pictures_per_s': speed * self._pictures}
+def _facts(
+  data: experiment.TrainingData, steps_per_epoch: int, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+  """What a resumed run must, or should, find again."""
+  return {
+    'steps_per_epoch': steps_per_epoch,
+    'pictures': {view: len(split) for view, split in data.splits.items()},
+    'devices': mesh.size,
+  }
 
 
-class StopSignal:
-  """SIGTERM, or preemption of any host, as a question that all hosts answer
-  alike."""
-
-  def __init__(self):
-    self._asked = threading.Event()
-    self._previous = None
-    if (
-      jax.process_count() == 1
-      and threading.current_thread() is threading.main_thread()
-    ):
-      self._previous = signal.signal(
-        signal.SIGTERM, lambda *_: self._asked.set()
+def _check_facts(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+  for name in ('steps_per_epoch', 'pictures'):
+    if saved[name] != now[name]:
+      raise ValueError(
+        f'the checkpoint was written with {name} {saved[name]}, the data now '
+        f'give {now[name]}: the data set changed since; resume with the old '
+        'one or use another --workdir'
       )
-
-  def requested(self, step: int) -> bool:
-    if jax.process_count() > 1:
-      return multihost_utils.reached_preemption_sync_point(step)
-    return self._asked.is_set()
-
-  def close(self) -> None:
-    if self._previous is not None:
-      signal.signal(signal.SIGTERM, self._previous)
-
-
-def _events(
-  step: int,
-  steps_per_epoch: int,
-  total_steps: int,
-  options: experiment.Train,
-  has_evaluators: bool,
-) -> set[str]:
-  """What is due after a step: 'log', 'evaluate', 'save'."""
-  last = step == total_steps
-  due = lambda every: every > 0 and step % every == 0
-  due_epoch = lambda every: every > 0 and due(every * steps_per_epoch)
-  events = set()
-  if last or due(options.log_every_steps):
-    events.add('log')
-  evaluating = has_evaluators and options.eval_every_epochs > 0
-  if evaluating and (last or due_epoch(options.eval_every_epochs)):
-    events |= {'evaluate', 'save'}
-  if (
-    last
-    or due_epoch(options.save_every_epochs)
-    or due(options.save_every_steps)
-  ):
-    events.add('save')
-  return events
-
-
-def _check_same_data(saved: Mapping[str, int], now: Mapping[str, int]) -> None:
-  if saved != now:
-    raise ValueError(
-      f'the checkpoint was written with {saved}, the data now give {now}: the '
-      'data set changed since; resume with the old one or use another --workdir'
+  if saved['devices'] != now['devices']:
+    logging.warning(
+      'saved on %d devices, resumed on %d: equal only up to rounding',
+      saved['devices'],
+      now['devices'],
     )
-
-
-def _score(metrics: Mapping[str, float], best_metric: str) -> float:
-  """The metric that picks the best checkpoint."""
-  if not best_metric:
-    return next(v for name, v in metrics.items() if name.endswith('/R@1'))
-  if best_metric not in metrics:
-    raise ValueError(
-      f'config.train.best_metric: no {best_metric!r}; there are {list(metrics)}'
-    )
-  return metrics[best_metric]
 
 
 def _with_classes(config: Mapping[str, Any], method: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import base
-from cvgl_jax import experiment, strict
+from cvgl_jax import experiment, settings, strict
 from cvgl_jax.optim import build
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'configs'
@@ -30,11 +30,11 @@ def fields(cls) -> set[str]:
 
 def test_the_base_lists_every_shared_key_with_the_default_of_the_code():
   config = base.base().to_dict()
-  assert set(config) == fields(experiment.Settings)
+  assert set(config) == fields(settings.Settings)
   for name, cls in (
-    ('data', experiment.Data),
-    ('init', experiment.Init),
-    ('train', experiment.Train),
+    ('data', settings.Data),
+    ('init', settings.Init),
+    ('train', settings.Train),
   ):
     assert set(config[name]) == fields(cls), name
     made = strict.make(cls, config[name], name)
@@ -44,7 +44,7 @@ def test_the_base_lists_every_shared_key_with_the_default_of_the_code():
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_a_recipe_is_checked_whole(name):
-  checked = experiment.settings(recipe(name))
+  checked = experiment.check(recipe(name))
   assert checked.evals
   docstring = importlib.import_module(f'configs.{name}').__doc__
   assert 'python main.py train' in docstring
@@ -54,7 +54,7 @@ def test_a_recipe_is_checked_whole(name):
 def test_every_option_of_a_component_can_be_overridden(name):
   """ml_collections overrides only keys that the recipe lists."""
   config = recipe(name)
-  checked = experiment.settings(config)
+  checked = experiment.check(config)
   for section, made in (
     ('method', experiment.make_method(checked)),
     ('augment', experiment.make_augment(checked)),
@@ -68,7 +68,7 @@ def test_every_option_of_a_component_can_be_overridden(name):
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_a_recipe_traces_through_init_loss_and_embed(name):
-  checked = experiment.settings(recipe(name))
+  checked = experiment.check(recipe(name))
   method = experiment.make_method(checked, num_classes=7)
   shapes = experiment.init_shapes(method, checked)
   height, width = checked.data.image_size
@@ -114,7 +114,7 @@ def test_a_recipe_traces_through_init_loss_and_embed(name):
 )
 def test_a_bad_config_names_the_key(change, message):
   with pytest.raises(ValueError) as error:
-    experiment.settings(recipe('quickstart') | change)
+    experiment.check(recipe('quickstart') | change)
   assert message in str(error.value)
 
 
@@ -124,4 +124,4 @@ def test_the_plan_and_the_method_must_have_the_same_views():
   config['plan'].pop('view', None)
   config['plan']['name'] = 'Pairs'
   with pytest.raises(ValueError, match='same views'):
-    experiment.settings(config)
+    experiment.check(config)

@@ -10,7 +10,6 @@ Source: layumi/University1652-Baseline `test.py`, `evaluate_gpu.py`, `demo.py`.
 import dataclasses
 import io
 import json
-import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from cvgl_jax import writer
 from cvgl_jax.data import stream
 from cvgl_jax.evaluators import embedder as embedders
 from cvgl_jax.retrieval import metrics, multiview, rerank, search
@@ -85,6 +85,19 @@ class Evaluator:
       raise ValueError(f'scales {self.scales}: expected positive numbers')
     if not self.ranks or min(self.ranks) < 1:
       raise ValueError(f'ranks {self.ranks}: expected integers from 1')
+
+  @property
+  def metric_names(self) -> tuple[str, ...]:
+    """Names in `Evaluation.metrics`."""
+    return (*(f'R@{k}' for k in self.ranks), 'R@1%', 'AP')
+
+  @property
+  def splits(self) -> tuple[tuple[tuple[str, ...], str], ...]:
+    """(data set names, split name) of what is read."""
+    return tuple(
+      (self.data_names, split)
+      for split in (self.query_split, self.gallery_split)
+    )
 
   def run(
     self, embedder: embedders.Embedder, open_split: OpenSplit
@@ -228,11 +241,10 @@ class Evaluation:
     if jax.process_index() != 0:
       return
     folder = pathlib.Path(workdir) / 'eval'
-    folder.mkdir(parents=True, exist_ok=True)
     arrays = self._arrays()
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    _replace(folder / f'{name}.npz', buffer.getvalue())
+    writer.replace_bytes(folder / f'{name}.npz', buffer.getvalue())
     summary = {
       'name': name,
       'step': int(step),
@@ -246,7 +258,7 @@ class Evaluation:
       'settings': dict(self.settings),
     }
     text = json.dumps(summary, indent=2, default=list) + '\n'
-    _replace(folder / f'{name}.json', text.encode())
+    writer.replace_text(folder / f'{name}.json', text)
 
   def _arrays(self) -> dict[str, np.ndarray]:
     arrays = {
@@ -274,10 +286,3 @@ def _first_of_each(place: np.ndarray, chosen: np.ndarray) -> np.ndarray:
   """Indices of at most 10 entries of each chosen place."""
   each = [np.flatnonzero(place == p)[:10] for p in chosen]
   return np.concatenate([np.zeros(0, np.int64), *each])
-
-
-def _replace(path: pathlib.Path, data: bytes) -> None:
-  """Writes a file that is never seen half written."""
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  temporary.write_bytes(data)
-  os.replace(temporary, path)

@@ -20,6 +20,7 @@ collections of `mutable`. A method that takes published weights has
 `variables_from_torch(variables, source, where)`.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -67,3 +68,21 @@ def load_pretrained(
     )
   source = torch_file.read(torch_file.fetch(path))
   return method.variables_from_torch(variables, source, where=path)
+
+
+def without_training_data(method: Any, weights: str) -> Any:
+  """The method for embedding alone, where nothing says how many classes.
+
+  Takes the number of classes of a published checkpoint; without one any number
+  does, since embedding does not use the classifier.
+
+  Args:
+    method: may have `num_classes` (0: not known) and `num_classes_of(source)`.
+    weights: torch file as in `load_pretrained`, or ''.
+  """
+  if getattr(method, 'num_classes', None) != 0:
+    return method
+  count = 0
+  if weights and hasattr(method, 'num_classes_of'):
+    count = method.num_classes_of(torch_file.read(torch_file.fetch(weights)))
+  return dataclasses.replace(method, num_classes=count or 1)

@@ -418,6 +418,11 @@ class Method:
       )
     return variables
 
+  def num_classes_of(self, source: Mapping[str, Any]) -> int:
+    """Training places that a state dict classifies; 0 if it has no classifier."""
+    last = source.get('classifier.classifier.0.weight')
+    return 0 if last is None else len(last)
+
   def _variables_from_checkpoint(self, variables, source, where):
     """The whole method from the names of the reference."""
     aliases = {
@@ -426,12 +431,11 @@ class Method:
       if self.trunks.get(view, own) != own
     }
     source = torch_weights.drop_tied(source, aliases, where=where)
-    last = source.get('classifier.classifier.0.weight')
-    if last is not None and last.shape[0] != self.num_classes:
+    count = self.num_classes_of(source)
+    if count and count != self.num_classes:
       raise ValueError(
-        f'{where}: the checkpoint classifies {last.shape[0]} training places, '
-        f'the method {self.num_classes}; set config.method.num_classes='
-        f'{last.shape[0]}'
+        f'{where}: the checkpoint classifies {count} training places, the '
+        f'method {self.num_classes}; set config.method.num_classes={count}'
       )
     return torch_weights.convert(
       variables,

@@ -55,7 +55,7 @@ def build(
     match_curves=_match_curves(evaluations, folder),
     config=[(name, _text(value)) for name, value in values],
   )
-  files.replace(folder / 'index.html', page.encode())
+  writer.replace_bytes(folder / 'index.html', page.encode())
   return folder / 'index.html', _plain_tables(tasks)
 
 
@@ -145,7 +145,9 @@ def _training_curves(
   made = []
   if names:
     curves = {n.removeprefix('train/'): _curve(log, n) for n in names}
-    files.replace(folder / 'training.png', figures.small_multiples(curves))
+    writer.replace_bytes(
+      folder / 'training.png', figures.small_multiples(curves)
+    )
     made.append(
       {
         'file': 'training.png',
@@ -165,7 +167,9 @@ def _training_curves(
       files.read_json(settings)['published'] if settings.exists() else {}
     )
     file = f'metrics_{files.safe_name(evaluator)}.png'
-    files.replace(folder / file, figures.metric_curves(curves, published))
+    writer.replace_bytes(
+      folder / file, figures.metric_curves(curves, published)
+    )
     made.append(
       {
         'file': file,
@@ -185,7 +189,7 @@ def _match_curves(
     e.name: (e.arrays['first_rank'], e.summary['gallery_size'])
     for e in evaluations
   }
-  files.replace(folder / 'recall.png', figures.match_curves(curves))
+  writer.replace_bytes(folder / 'recall.png', figures.match_curves(curves))
   return {
     'file': 'recall.png',
     'alt': 'Recall at k over k of ' + ', '.join(curves) + '.',
@@ -207,7 +211,7 @@ def _embedding_map(
     arrays['query_place'][query],
     arrays['gallery_place'][gallery],
   )
-  files.replace(folder / file, drawn)
+  writer.replace_bytes(folder / file, drawn)
   places = len(np.unique(arrays['query_place'][query]))
   return {
     'file': file,

@@ -1,4 +1,4 @@
-"""Files of the report: read with clear errors, written whole or not at all."""
+"""Files of the report: read with clear errors, and their names."""
 
 import json
 import pathlib
@@ -12,13 +12,6 @@ def read_json(path: pathlib.Path) -> Any:
     return json.loads(path.read_text())
   except json.JSONDecodeError as error:
     raise ValueError(f'{path}: not JSON ({error})') from error
-
-
-def replace(path: pathlib.Path, data: bytes) -> None:
-  """Writes a file whole or not at all."""
-  part = path.with_name(path.name + '.part')
-  part.write_bytes(data)
-  part.replace(path)
 
 
 def safe_name(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cvgl_jax import writer
 from cvgl_jax.data import stream, transforms
 from cvgl_jax.report import figures, files
 
@@ -72,7 +73,7 @@ def failures(evaluation: Evaluation, folder: pathlib.Path) -> dict[str, Any]:
   table = csv.DictWriter(text, columns, lineterminator='\n')
   table.writeheader()
   table.writerows(rows)
-  files.replace(folder / file, text.getvalue().encode())
+  writer.replace_bytes(folder / file, text.getvalue().encode())
   shown = min(_LISTED_FAILURES, len(rows))
   return {
     'failures': rows[:shown],
@@ -111,7 +112,7 @@ def panels(
     for index in chosen:
       file = f'ranking_{evaluation.anchor}_{title.lower()}_{len(made)}.png'
       tiles = _tiles(arrays, int(index), query, gallery)
-      files.replace(folder / file, figures.ranking_panel(tiles))
+      writer.replace_bytes(folder / file, figures.ranking_panel(tiles))
       made.append({'file': file} | _panel_text(arrays, int(index)))
     if made:
       groups.append(
