@@ -75,6 +75,7 @@ def small():
       'groups': {'classifier': 1.0, 'backbone': 1.0},
       'schedule': 'cosine',
       'schedule_unit': 'step',
+      'step_every_epochs': 0.0,
       'warmup_epochs': 1.0,
       'clip_norm': 10.0,
     }

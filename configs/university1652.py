@@ -16,6 +16,8 @@ One optional loss: --config.method.losses.triplet=1.0. Fewer drone views:
 --config.data.drone_views_per_place=9. See `sweep`.
 """
 
+from ml_collections import config_dict
+
 from configs import base
 
 VIEWS = ('satellite', 'street', 'drone', 'google')
@@ -76,19 +78,28 @@ def get_config():
     'erasing_ratio': (0.3, 1 / 0.3),
   }
   config.optim = {
-    'name': 'sgd',
+    'name': 'sgd',  # 'adam', 'adamw'
     'lr': 0.01,
     'momentum': 0.9,
     'nesterov': True,
     'betas': (0.9, 0.999),  # of adam and adamw
-    'weight_decay': 5e-4,
-    'groups': {'classifier': 1.0, 'backbone': 0.1},
+    'eps': 1e-8,
+    'weight_decay': 5e-4,  # on every parameter, as published
+    'no_decay': (),  # regular expressions of parameter paths
+    'groups': {'classifier': 1.0, 'backbone': 0.1},  # factors of lr
     'schedule': 'step',
     'schedule_unit': 'epoch',
+    'end_lr': 0.0,
+    'decay_epochs': 0.0,
     'step_every_epochs': 80.0,
+    'step_at_epochs': (),
     'gamma': 0.1,
+    'power': 1.0,
     'warmup_epochs': 0.0,
-    'loss_warmup_epochs': 0,
+    'warmup_start': 0.0,
+    'warmup_counts_from': 0,
+    'loss_warmup_epochs': 0,  # --warm_epoch
+    'clip_value': 0.0,
     'clip_norm': 0.0,
     'sam': 'none',
     'sam_rho': 0.05,
@@ -103,6 +114,8 @@ def get_config():
     'satellite_to_drone': task('satellite', 'drone', r1=74.47, ap=59.45),
     'street_to_satellite': task('street', 'satellite', r1=1.20, ap=2.52),
     'satellite_to_street': task('satellite', 'street', r1=1.14, ap=1.41),
+    'drone_to_street': task('drone', 'street'),
+    'street_to_drone': task('street', 'drone'),
   }
   return config
 
@@ -115,10 +128,25 @@ def task(
     'type': 'retrieval',
     'query_split': f'test_query_{query}',
     'gallery_split': f'test_gallery_{gallery}',
+    'data_names': (),  # the run's own
+    'query_view': '',  # trunk of the queries, if not their own view's
+    'gallery_view': '',
     'flip': True,
     'scales': (1.0,),
+    'cumulative': True,
     'multi_query': False,
-    'rerank': 'none',
+    'average_street': False,
+    'ranks': (1, 5, 10),
+    'percent_index': 'university',
+    'ap': 'trapezoid',
+    'ties': 'lower',
+    'rerank': 'none',  # 'gnn', 'k_reciprocal'
+    'rerank_k1': config_dict.placeholder(int),
+    'rerank_k2': config_dict.placeholder(int),
+    'top': 10,
+    'sample_places': 20,
+    'published': {},
+    'published_source': '',
   }
   if r1 is not None:
     section['published'] = {'R@1': r1, 'AP': ap}

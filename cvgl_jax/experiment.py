@@ -44,6 +44,12 @@ def check(config: Mapping[str, Any]) -> settings.Settings:
       f'config.plan.views {plan.views} and config.method.views {method.views} '
       'must be the same views'
     )
+  if getattr(method, 'needs_pairs', False) and not plan.paired:
+    raise ValueError(
+      f'config.plan.name: {checked.plan["name"]!r} draws the views of a row '
+      'independently, but a loss of config.method compares the views of one '
+      "place; use 'Pairs' or 'AllViews'"
+    )
   make_augment(checked)
   for train in (True, False):
     make_loader(checked, train=train)

@@ -57,6 +57,11 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   steps_per_epoch = plan.steps_per_epoch(data.places, options.batch_size)
   total_steps = steps_per_epoch * options.epochs
   method = experiment.make_method(checked, num_classes=len(data.labels))
+  if 0 < getattr(method, 'num_classes', 0) < len(data.labels):
+    raise ValueError(
+      f'config.method.num_classes: {method.num_classes} is less than the '
+      f'{len(data.labels)} training places of {checked.data.names}; use 0'
+    )
   config = _with_classes(config, method)
   settings.save_config(workdir, config)
   evaluators = experiment.make_evaluators(checked)
@@ -69,8 +74,10 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
     labels=method.label,
     steps_per_epoch=steps_per_epoch,
     total_epochs=options.epochs,
-    samples_per_epoch=len(data.splits[plan.views[0]]),
-    batch_size=options.batch_size,
+    # The reference's ramp counts pictures of the shortest view; a plan that
+    # pairs has no such view, and the ramp then counts steps.
+    samples_per_epoch=0 if plan.paired else min(map(len, data.splits.values())),
+    batch_size=0 if plan.paired else options.batch_size,
   )
   make, shapes, shardings = state_maker(method, tx, checked, mesh)
   sharding.check_memory(shapes, shardings, mesh)

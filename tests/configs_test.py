@@ -62,8 +62,9 @@ def test_every_option_of_a_component_can_be_overridden(name):
   ):
     missing = fields(type(made)) - set(config[section])
     assert not missing, f'{section}: {sorted(missing)}'
-  common = {'lr', 'weight_decay', 'schedule', 'clip_norm', 'sam', 'sam_rho'}
-  assert common <= set(config['optim']) <= fields(build.Optimizer)
+  assert set(config['optim']) == fields(build.Optimizer)
+  for name, evaluator in experiment.make_evaluators(checked).items():
+    assert set(config['evals'][name]) - {'type'} == fields(type(evaluator))
 
 
 @pytest.mark.parametrize('name', RECIPES)
@@ -124,4 +125,32 @@ def test_the_plan_and_the_method_must_have_the_same_views():
   config['plan'].pop('view', None)
   config['plan']['name'] = 'Pairs'
   with pytest.raises(ValueError, match='same views'):
+    experiment.check(config)
+
+
+def test_a_loss_on_pairs_refuses_a_plan_without_pairs():
+  config = recipe('quickstart')
+  config['plan'] = {
+    'name': 'IndependentViews',
+    'views': config['plan']['views'],
+  }
+  with pytest.raises(ValueError, match='AllViews'):
+    experiment.check(config)
+
+
+def test_a_misspelt_best_metric_is_refused_at_once():
+  config = recipe('quickstart')
+  config['train']['best_metric'] = 'drone_to_satelite/R@1'
+  with pytest.raises(ValueError, match='drone_to_satellite/R@1'):
+    experiment.check(config)
+
+
+@pytest.mark.parametrize(
+  'change',
+  [{'image_size': (384,)}, {'train_resize': 'best'}, {'eval_batch_size': 0}],
+)
+def test_a_bad_data_option_is_refused_at_once(change):
+  config = recipe('quickstart')
+  config['data'] |= change
+  with pytest.raises(ValueError, match=next(iter(change)).split('_')[-1]):
     experiment.check(config)

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+DEFAULT = pathlib.Path(__file__).parent / 'golden'
+
 
 class Case:
   """Arrays of one `.npz` below `<golden-dir>/<system>/`.
@@ -44,8 +46,23 @@ class Case:
     }
 
   def names(self, stem: str | None = None) -> list[tuple[str, list[int]]]:
-    """State dict entries (name, shape) of `<stem>.names.json`."""
-    path = self.path.with_name(f'{stem or self.stem}.names.json')
+    """State dict entries (name, shape) of `<stem>.names.json`.
+
+    A file of the case's own name goes first; a folder that has none falls back
+    on the delivered ones.
+    """
+    wanted = f'{stem or self.stem}.names.json'
+    own = self.path.with_name(f'{self.stem}.names.json')
+    shared = DEFAULT / self.path.parent.name
+    choices = (
+      own,
+      self.path.with_name(wanted),
+      shared / own.name,
+      shared / wanted,
+    )
+    path = next((c for c in choices if c.exists()), None)
+    if path is None:
+      raise FileNotFoundError(f'{self.path.name}: none of {choices}')
     return [(name, shape) for name, shape in json.loads(path.read_text())]
 
 

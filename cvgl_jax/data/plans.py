@@ -22,7 +22,7 @@ import math
 import re
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -47,6 +47,7 @@ class IndependentViews:
     views: one slot of the plan each.
   """
 
+  paired: ClassVar[bool] = False  # row i of the views: different places
   views: tuple[str, ...]
 
   def steps_per_epoch(
@@ -117,6 +118,7 @@ class Pairs:
     pictures_per_place: uses of a place in an epoch.
   """
 
+  paired: ClassVar[bool] = True
   views: tuple[str, ...]
   pictures_per_place: int = 1
 
@@ -181,6 +183,7 @@ class AllViews:
     view: the one whose pictures are all used.
   """
 
+  paired: ClassVar[bool] = True
   views: tuple[str, ...]
   view: str = 'drone'
 

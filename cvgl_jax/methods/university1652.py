@@ -210,6 +210,11 @@ class Method:
       )
 
   @property
+  def needs_pairs(self) -> bool:
+    """Whether row i of every view must show the same place."""
+    return bool(self.losses.info_nce)
+
+  @property
   def ordered_views(self) -> tuple[str, ...]:
     """The views in the order of the reference's passes."""
     return tuple(view for view in TRUNKS if view in self.views)
@@ -361,12 +366,16 @@ class Method:
   ) -> jax.Array:
     """f [B, dim] float32 in evaluation mode, not normalised.
 
+    In float32 whatever `dtype` is: the reference's mixed precision is of the
+    training forward only.
+
     Args:
       variables: {'params', 'batch_stats'}.
       images: [B, H, W, 3], uint8 or floating point in 0..255.
       view: whose trunk to use; one without a trunk is a ValueError.
     """
-    return self.network.apply(
+    network = dataclasses.replace(self, dtype='float32').network
+    return network.apply(
       variables,
       layers.normalize_image(images),
       self._trunk(view),
@@ -437,11 +446,14 @@ class Method:
         f'{where}: the checkpoint classifies {count} training places, the '
         f'method {self.num_classes}; set config.method.num_classes={count}'
       )
+    # A checkpoint always has three trunks; those of views left out stay there.
+    unused = set(TRUNKS.values()) - set(self.network.trunks)
     return torch_weights.convert(
       variables,
       source,
       where=where,
       allowed_extra=(
+        *(rf'{trunk}\..*' for trunk in sorted(unused)),
         # Never executed parts of torchvision, constant kernels of USAM.
         r'model_\d\.model\.(fc|classifier)\..*',
         r'model_\d\.usam_\d\.weight2?',

@@ -168,7 +168,7 @@ def test_rows_are_ordered_by_place_then_frame(built):
     order = [(row['place'], row['frame']) for row in rows(built, split)]
     assert order == sorted(order)
   frames = [row['frame'] for row in rows(built, 'train_video45')]
-  assert frames == [0, 1] * 16
+  assert frames == [1, 2] * 16
 
 
 def test_paths_name_split_view_and_place(built):

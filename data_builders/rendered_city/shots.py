@@ -120,7 +120,7 @@ class Shot:
       panorama).
     heading_deg: of the camera, clockwise from north.
     altitude_m: of the camera above the ground.
-    frame: number in the flight or the video, else -1.
+    frame: number in the flight or the video from 1, as in the name; else -1.
   """
 
   jpeg: bytes
@@ -251,7 +251,7 @@ def _drone(world, i, *, count, size_hw, rng, fixed):
   eye, fov_deg = cameras.spiral(view, start_deg=fixed.uniform(0, 360))
   camera, centre = _aim(world, rng, eye, fov_deg)
   per_round = cameras.SPIRAL_VIEWS // cameras.SPIRAL_ROUNDS
-  return camera, f'image-{view + 1:02d}', view, view // per_round, centre
+  return camera, f'image-{view + 1:02d}', view + 1, view // per_round, centre
 
 
 def _video(elevation_deg, world, i, *, count, size_hw, rng, fixed):
@@ -260,7 +260,7 @@ def _video(elevation_deg, world, i, *, count, size_hw, rng, fixed):
     start_deg=fixed.uniform(0, 360),
   )  # fmt: skip
   camera, centre = _aim(world, rng, eye, fov_deg)
-  return camera, f'frame-{i + 1:03d}', i, 0, centre
+  return camera, f'frame-{i + 1:03d}', i + 1, 0, centre
 
 
 def _street(world, i, *, count, size_hw, rng, fixed):

@@ -1,5 +1,7 @@
 """Losses against the numbers of the published code, value and gradient."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,8 +110,8 @@ def _argument(case, name, default):
 
 def _gamma_of_name(stem):
   """loss_circle_g64 -> 64; the baseline's 32 where the name says nothing."""
-  found = [p[1:] for p in stem.split('_') if p[:1] == 'g' and p[1:].isdigit()]
-  return float(found[0]) if found else 32.0
+  found = re.search(r'_g(?:amma)?(\d+(?:\.\d+)?)', stem)
+  return float(found[1]) if found else 32.0
 
 
 def _close(got, expected, tolerance):

@@ -99,7 +99,8 @@ def check_gem_pool(case: Case):
 def check_classblock(case: Case):
   source = case.prefix('param/')
   # Options that the file does not store follow from the names of the weights.
-  linear = source['add_block.0.weight'].ndim == 2
+  first = source.get('add_block.0.weight')
+  linear = first is not None and first.ndim == 2
   bnorm = any(name.endswith('running_mean') for name in source)
   classes, dim = source['classifier.0.weight'].shape
   module = layers.ClassBlock(
@@ -152,8 +153,10 @@ def ft_net_source(case: Case, stem: str) -> dict[str, np.ndarray]:
 
 def ft_net_options(case: Case) -> dict:
   """Stride and pool stand in the file's name (README)."""
-  pool = case.stem.rsplit('_', 1)[1].replace('avgmax', 'avg+max')
-  return {'pool': pool, 'last_stride': 2 if '_s2_' in case.stem else 1}
+  tokens = case.stem.replace('avg+max', 'avgmax').split('_')
+  pools = [t for t in tokens if t in ('avg', 'max', 'avgmax', 'gem')]
+  pool = pools[0].replace('avgmax', 'avg+max') if pools else 'avg'
+  return {'pool': pool, 'last_stride': 2 if 's2' in tokens else 1}
 
 
 def captured(intermediates: dict, name: str):
@@ -274,14 +277,22 @@ def check_view_net(case: Case, views: tuple[str, ...]):
   circle = 'out/eval/f1' in case  # The flag that makes the head return f.
   if 'in/labels4' in case:
     views = (*views, 'google')
-  classes = dict(names)['classifier.classifier.0.bias'][0]
+  shapes = dict(names)
+  classes, dim = shapes['classifier.classifier.0.weight']
+  inputs = shapes['classifier.add_block.0.weight'][1]
+  options = ft_net_options(case)
+  if has('model_1.gem2.') or has('model_1.model.gem2.'):
+    options['pool'] = 'gem'
+  elif inputs == 2 * 2048:
+    options['pool'] = 'avg+max'
   method = university1652.Method(
     num_classes=classes,
     views=views,
     share_satellite_drone='drone' in views and not has('model_3.'),
     share_satellite_street=not has('model_2.'),
-    last_stride=1,
+    dim=dim,
     droprate=0.0,
+    **options,
   )
   source = formula_weights.state_dict(names, skip=UNUSED)
   batch = {
