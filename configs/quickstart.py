@@ -21,6 +21,10 @@ def get_config():
   """Small network, random weights, the rendered city."""
   config = small()
   config.data.names = ('rendered_city/demo',)
+  config.data.image_size = (96, 96)
+  config.train.epochs = 24
+  config.train.eval_every_epochs = 12
+  config.train.best_metric = 'drone_to_satellite/R@1'
   config.evals = {
     'drone_to_satellite': university1652.task('drone', 'satellite'),
     'satellite_to_drone': university1652.task('satellite', 'drone'),
@@ -81,7 +85,7 @@ def small():
     }
   )
   config.train.batch_size = 32
-  config.train.epochs = 20
+  config.train.epochs = 30
   config.train.ema_decay = 0.99
   config.train.log_every_steps = 50
   config.train.eval_every_epochs = 10
