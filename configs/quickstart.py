@@ -21,7 +21,6 @@ def get_config():
   """Small network, random weights, the rendered city."""
   config = small()
   config.data.names = ('rendered_city/demo',)
-  config.data.image_size = (96, 96)
   config.train.epochs = 24
   config.train.eval_every_epochs = 12
   config.train.best_metric = 'drone_to_satellite/R@1'

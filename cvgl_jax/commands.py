@@ -146,7 +146,10 @@ def set_up_logging(*, debug: bool) -> None:
 
   def matters(record: std_logging.LogRecord) -> bool:
     ours = 'site-packages' not in record.pathname
-    return debug or ours or record.levelno >= std_logging.WARNING
+    warns = record.levelno >= std_logging.WARNING
+    # Orbax warns of every checkpoint that is saved without an evaluation.
+    expected = 'tracked_metric' in str(record.msg)
+    return debug or ours or (warns and not expected)
 
   logging.use_absl_handler()
   handler = logging.get_absl_handler()
