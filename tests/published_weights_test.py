@@ -58,7 +58,7 @@ def test_the_readme_command_evaluates_a_published_checkpoint(tmp_path):
     *('--checkpoint=init', f'--config.init.weights={path}'),
     f'--config.data.dir={tiny_world.data_dir()}',
     f"--config.data.names=('{tiny_world.NAME}',)",
-    "--config.data.image_size='(32, 32)'",
+    '--config.data.image_size=(32, 32)',
     *(f'--config.method.{key}={value}' for key, value in TOY.items()),
   )
   assert 'drone_to_satellite/R@1' in done.stdout
