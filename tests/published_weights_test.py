@@ -35,9 +35,13 @@ def three_view_checkpoint(path, num_classes=5):
     lambda: method.init(jax.random.key(0), dict.fromkeys(method.views))
   )
   rng = np.random.default_rng(0)
-  variables = jax.tree.map(
-    lambda x: np.abs(rng.standard_normal(x.shape)).astype(np.float32), shapes
-  )
+
+  def value(path, x):
+    if path[-1].key in ('var', 'scale'):
+      return np.ones(x.shape, np.float32)
+    return 0.1 * rng.standard_normal(x.shape).astype(np.float32)
+
+  variables = jax.tree_util.tree_map_with_path(value, shapes)
   state = torch_state_dict(variables)
   # torch lists the shared trunk of the drone once more.
   state |= {
