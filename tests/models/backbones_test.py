@@ -9,6 +9,7 @@ from cvgl_jax.models import backbones
 
 # Published counts of scalars without the ImageNet classifier (torchvision).
 SCALARS = {
+  'small_cnn': 961_600,
   'resnet18': 11_176_512,
   'resnet34': 21_284_672,
   'resnet50': 23_508_032,

@@ -367,7 +367,7 @@ def test_groups_need_labels():
     ({'lr': float('nan')}, 'lr is nan'),
     ({'momentum': 1.0}, 'momentum is 1.0'),
     ({'momentum': 0.0}, 'nesterov needs a momentum'),
-    ({'betas': (0.9,)}, 'betas are'),
+    ({'betas': (0.9,)}, 'expected 2 values'),
     ({'groups': {'head': -1}}, r"factors \{'head': -1\}"),
     ({'no_decay': ('(',)}, 'not a regular expression'),
     ({'warmup_counts_from': 2}, 'expected 0 or 1'),
