@@ -52,7 +52,7 @@ def train_arguments(workdir: pathlib.Path, **overrides: object) -> list[str]:
     'method.backbone_width': 4,
     'method.dim': 16,
     'train.batch_size': 8,
-    'train.epochs': 4,
+    'train.epochs': 8,
     'train.log_every_steps': 1,
     'train.eval_every_epochs': 2,
     'train.eval_at_start': False,
