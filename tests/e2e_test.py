@@ -39,7 +39,7 @@ def main(command, workdir, *arguments, **options):
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-  """A workdir after 30 epochs of the quickstart recipe in toy size."""
+  """A workdir after 60 epochs of the quickstart recipe in toy size."""
   workdir = tmp_path_factory.mktemp('e2e') / 'run'
   run(
     *tiny_world.train_arguments(
@@ -49,8 +49,8 @@ def trained(tmp_path_factory):
       augment__rotate_satellite_deg=0.0,
       augment__rotate_drone_deg=0.0,
       augment__zoom='(1.0, 1.0)',
-      train__epochs=30,
-      train__eval_every_epochs=30,
+      train__epochs=60,
+      train__eval_every_epochs=60,
       train__eval_at_start=True,
       train__save_every_steps=0,
       train__log_every_steps=20,
@@ -62,7 +62,7 @@ def trained(tmp_path_factory):
 def test_training_learns_to_match_unseen_places(trained):
   rows = writer.read(trained)
   losses = [row['train/loss'] for row in rows if 'train/loss' in row]
-  assert losses[-1] < 0.8 * losses[0]
+  assert losses[-1] < 0.6 * losses[0]
   scores = [
     row['eval/drone_to_satellite/AP']
     for row in rows
