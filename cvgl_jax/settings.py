@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from flax import traverse_util
 
 from cvgl_jax import writer
 from cvgl_jax.optim import build
@@ -183,7 +184,10 @@ def save_config(workdir: str, config: Mapping[str, Any]) -> None:
   """
   path = pathlib.Path(workdir) / 'config.json'
   if path.exists():
-    before, now = _flat(load_config(workdir)), _flat(_tuples(config))
+    before, now = (
+      traverse_util.flatten_dict(tree, sep='.')
+      for tree in (load_config(workdir), _tuples(config))
+    )
     changed = sorted(
       key
       for key in before.keys() | now.keys()
@@ -233,13 +237,3 @@ def _tuples(tree: Any) -> Any:
   if isinstance(tree, list | tuple):
     return tuple(_tuples(value) for value in tree)
   return tree
-
-
-def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
-  if not isinstance(tree, Mapping):
-    return {prefix[:-1]: tree}
-  return {
-    key: value
-    for name, part in tree.items()
-    for key, value in _flat(part, f'{prefix}{name}.').items()
-  }

@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from flax import traverse_util
 
 from cvgl_jax import writer
 from cvgl_jax.report import figures, files, rankings
@@ -38,9 +39,8 @@ def build(
   folder = run / 'report'
   folder.mkdir(exist_ok=True)
   saved = run / 'config.json'
-  values = (
-    sorted(_flat(files.read_json(saved)).items()) if saved.exists() else []
-  )
+  values = files.read_json(saved) if saved.exists() else {}
+  values = traverse_util.flatten_dict(values, sep='.')
   log = writer.read(workdir)
   evaluations = [
     rankings.Evaluation(p) for p in sorted(run.glob('eval/*.json'))
@@ -49,11 +49,11 @@ def build(
   page = _template().render(
     title=run.resolve().name,
     workdir=workdir,
-    facts=_facts(dict(values), log),
+    facts=_facts(values, log),
     tasks=tasks,
     curves=_training_curves(log, folder),
     match_curves=_match_curves(evaluations, folder),
-    config=[(name, _text(value)) for name, value in values],
+    config=[(name, _text(value)) for name, value in sorted(values.items())],
   )
   writer.replace_bytes(folder / 'index.html', page.encode())
   return folder / 'index.html', _plain_tables(tasks)
@@ -275,17 +275,6 @@ def _template() -> jinja2.Template:
     undefined=jinja2.StrictUndefined,
   )
   return environment.get_template('template.html.j2')
-
-
-def _flat(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Nested sections to dotted names."""
-  flat = {}
-  for key, value in config.items():
-    if isinstance(value, Mapping) and value:
-      flat |= _flat(value, f'{prefix}{key}.')
-    else:
-      flat[prefix + key] = value
-  return flat
 
 
 def _text(value: Any) -> str:
