@@ -3,6 +3,8 @@
 base.py       the Builder that every data set derives from, records, build()
 records.py    ArrayRecord shards, the columnar index, the report of a build
 pictures.py   what a picture file must be to be read without wrong pixels
+folders.py    looks into an unpacked download without decoding pictures
+listed.py     records of pictures that a list names (CVUSA, CVACT, VIGOR)
 prepare.py    builds one data set by name, keeps or replaces what is there
 unfinished.py folders that a stopped build left behind
 progress.py   one progress line for terminals and for log files

@@ -23,7 +23,8 @@ data sets: {names}
 --manual_dir=M` says in seconds what is missing in a download.)
 
 The result is DATA_DIR/NAME/[CONFIG/]VERSION and is opened by the name
-NAME or NAME/CONFIG. A complete data set is kept; a build that fails or is
+NAME or NAME/CONFIG; `--list` names the protocols of data sets that have some,
+opened as NAME/PROTOCOL. A complete data set is kept; a build that fails or is
 stopped leaves nothing that could be taken for a data set.
 """
 
@@ -136,6 +137,8 @@ def _configurations(dataset: str) -> str:
   cls = prepare.builder_class(name)
   lines = [f'{name} {cls.VERSION}']
   lines += [f'  {c.name}: {c.description}' for c in cls.BUILDER_CONFIGS]
+  for protocol, text in cls.PROTOCOLS.items():
+    lines.append(f'  {protocol}: {text} (built with the others)')
   return '\n'.join(lines) + '\n'
 
 

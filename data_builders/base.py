@@ -18,6 +18,10 @@ depend on their number: records are written in the order of the jobs.
         ]
       }
 
+A data set whose official protocols choose from the same pictures stores them
+once and says in `protocols` which rows make the splits of each: 'vigor/same'
+and 'vigor/cross' are opened like data sets and share the records of 'vigor'.
+
 `make` is called in a worker process: a module-level function, or
 functools.partial of one with picklable arguments. It yields what `record`
 returns, in order, and a `records.Remark` where something is worth a report.
@@ -34,7 +38,7 @@ import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -126,6 +130,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   # Whether the data set is made from a download (--manual_dir); builders that
   # render their pictures leave it False.
   NEEDS_MANUAL_DIR = False
+  # Protocol -> one sentence; all of them are built at once.
+  PROTOCOLS: ClassVar[Mapping[str, str]] = {}
 
   def __init__(
     self,
@@ -145,6 +151,18 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   ) -> Mapping[str, Sequence[Job]]:
     """Split name -> jobs in record order. `manual_dir` is the download."""
     raise NotImplementedError
+
+  def protocols(
+    self, stored: Mapping[str, Mapping[str, np.ndarray]]
+  ) -> Iterable[records.Selection | records.Remark]:
+    """Splits made of rows of the stored ones; called when all are written.
+
+    Args:
+      stored: split -> the columns of its index, pictures that were left out
+        not in them. `path` is UTF-8 bytes.
+    """
+    del stored
+    return ()
 
   def extra_features(self) -> dict[str, Any]:
     """Features of this data set beyond those of `features`."""
@@ -189,6 +207,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     )
     remarks: list[records.Remark] = []
     infos = []
+    stored: dict[str, dict[str, np.ndarray]] = {}
     stream = _run(
       [job for split in jobs.values() for job in split],
       self.info.features,
@@ -210,7 +229,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         writer.close()
         if not writer.lengths:
           continue  # damaged through and through; refused below
-        columns.save(folder, split)
+        stored[split] = columns.arrays()
+        records.save_index(folder, split, stored[split])
         infos.append(
           tfds.core.SplitInfo(
             name=split,
@@ -222,9 +242,17 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     finally:
       stream.close()
       seconds = bar.close()
-    _judge(self.name, infos, jobs, remarks, skip_damaged=self._skip_damaged)
+    _refuse(self.name, infos, jobs, remarks, skip_damaged=self._skip_damaged)
+    protocols: dict[str, dict[str, int]] = {}
+    for item in self.protocols(stored):
+      if isinstance(item, records.Remark):
+        remarks.append(item)
+        continue
+      records.save_selection(folder, item, stored[item.stored])
+      protocols.setdefault(item.protocol, {})[item.split] = len(item.rows)
+    _log_remarks(self.name, remarks)
     pictures = {info.name: sum(info.shard_lengths) for info in infos}
-    records.write_report(folder, pictures, remarks)
+    records.write_report(folder, pictures, remarks, protocols=protocols)
     unfinished.unmark(folder)
     logging.info(
       '%s: %d pictures in %d splits, %.1f s (%.0f pictures/s)',
@@ -324,7 +352,7 @@ def _run(
     pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _judge(
+def _refuse(
   name: str,
   infos: Sequence[tfds.core.SplitInfo],
   jobs: Mapping[str, Sequence[Job]],
@@ -332,7 +360,7 @@ def _judge(
   *,
   skip_damaged: bool,
 ) -> None:
-  """Reports the remarks; refuses damaged pictures unless told to skip."""
+  """Raises ValueError on damaged pictures (unless told to skip) and on nothing."""
   damaged = [r for r in remarks if r.kind == 'damaged']
   listing = '\n'.join(f'  {r.path}: {r.text}' for r in damaged)
   if damaged and not skip_damaged:
@@ -348,14 +376,22 @@ def _judge(
     raise ValueError(
       f'{name}: no picture to write in split {empty or "(none found)"}'
     )
-  for kind in ('converted', 'note'):
+
+
+def _log_remarks(name: str, remarks: Sequence[records.Remark]) -> None:
+  """One line for each kind of remark; the report has them all."""
+  for kind, verb in (
+    ('missing', 'missing'),
+    ('converted', 'converted'),
+    ('note', 'with a note'),
+  ):
     chosen = [r for r in remarks if r.kind == kind]
     if chosen:
       logging.warning(
         '%s: %d pictures %s, such as %s: %s (all in %s)',
         name,
         len(chosen),
-        'converted' if kind == 'converted' else 'with a note',
+        verb,
         chosen[0].path,
         chosen[0].text,
         records.REPORT_FILE,

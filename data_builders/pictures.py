@@ -62,6 +62,14 @@ def header(path: pathlib.Path) -> str:
       return f'{image.width}x{image.height} {image.format} {image.mode}'
 
 
+def size(data: bytes) -> tuple[int, int]:
+  """Width and height of an encoded picture, from its header."""
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+    with Image.open(io.BytesIO(data)) as image:
+      return image.width, image.height
+
+
 def verified(
   files: Iterable[tuple[pathlib.Path, str]],
 ) -> list[tuple[str, bytes | None, list[records.Remark]]]:

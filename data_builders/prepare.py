@@ -58,7 +58,8 @@ def prepare(
   Args:
     dataset: name or folder of the builder.
     data_dir: root of the built data sets.
-    config: one of the builder's configurations; None = its default.
+    config: one of the builder's configurations; None = its default. The name
+      of a protocol is accepted: the data set is built with all of them.
     manual_dir: the download, for builders that need one.
     num_processes: worker processes; the result does not depend on it.
     overwrite: build anew even if complete.
@@ -73,7 +74,9 @@ def prepare(
   """
   name = name_of(dataset)
   cls = builder_class(name)
-  configs = [c.name for c in cls.BUILDER_CONFIGS]
+  if config in cls.PROTOCOLS:
+    config = None  # one data set has all of its protocols
+  configs = [c.name for c in cls.BUILDER_CONFIGS] or list(cls.PROTOCOLS)
   if config is not None and config not in configs:
     raise ValueError(
       f'{name}: no config {config!r}; there are {configs or "none"}'
@@ -117,13 +120,17 @@ def missing_files(folder: pathlib.Path) -> list[str]:
     if not (folder / file).is_file():
       return [file]
   info = tfds.builder_from_directory(os.fspath(folder)).info
-  return [
-    path.name
+  files = [
+    path
     for split, details in info.splits.items()
     for path in (
       *(pathlib.Path(os.fspath(path)) for path in details.filepaths),
       folder / records.index_file(split),
     )
+  ]
+  return [
+    path.relative_to(folder).as_posix()
+    for path in (*files, *records.protocol_files(folder))
     if not path.is_file()
   ]
 

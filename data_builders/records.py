@@ -4,6 +4,8 @@
   keeps or copies a whole split in order to sort it; ours are in order already.
 - `index-<split>.npz`: every feature of every row except the picture, so that
   plans and metrics never read records to learn labels.
+- `<protocol>/index-<split>.npz`: splits that share the pictures of a stored
+  one (`Selection`), such as VIGOR's galleries.
 - `build_report.json`: what the builder noticed about the pictures.
 """
 
@@ -31,8 +33,10 @@ class Remark:
 
   Attributes:
     kind: 'damaged' (cannot be read: the build refuses, or leaves it out when
-      told so), 'converted' (stored as another file, because the original
-      would be read as other pixels) or 'note' (kept as it is, worth knowing).
+      told so), 'missing' (a list names it, but it is not there or lacks its
+      counterpart: left out), 'converted' (stored as another file, because the
+      original would be read as other pixels) or 'note' (kept as it is, worth
+      knowing).
     path: of the picture, as in the release.
     text: one sentence.
   """
@@ -40,6 +44,29 @@ class Remark:
   kind: str
   path: str
   text: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selection:
+  """A split that has no pictures of its own: rows of a stored split.
+
+  Attributes:
+    protocol: the part of the data set that it belongs to, such as 'same'.
+    split: its name, such as 'train_satellite'.
+    stored: the split that has the pictures.
+    rows: [N] row numbers in it.
+    columns: what differs from the stored rows, or only this split knows:
+      name -> [N, ...].
+    gallery: the split (of this protocol) that row numbers in `columns`
+      ('positive', 'semi_positives') refer to; '' = there are none.
+  """
+
+  protocol: str
+  split: str
+  stored: str
+  rows: np.ndarray
+  columns: Mapping[str, np.ndarray]
+  gallery: str = ''
 
 
 class ShardWriter:
@@ -120,18 +147,69 @@ class Columns:
       arrays[name] = np.array(rows)
     return arrays
 
-  def save(self, folder: pathlib.Path, split: str) -> None:
-    np.savez_compressed(folder / index_file(split), **self.arrays())
+
+def save_index(
+  folder: pathlib.Path, split: str, columns: Mapping[str, np.ndarray]
+) -> None:
+  """Writes the index of a stored split."""
+  np.savez_compressed(folder / index_file(split), **columns)
+
+
+def save_selection(
+  folder: pathlib.Path,
+  selection: Selection,
+  stored: Mapping[str, np.ndarray],
+) -> None:
+  """Writes the index of a split without pictures of its own.
+
+  Args:
+    folder: of the version.
+    selection: what it is.
+    stored: the columns of the stored split.
+  """
+  columns = {name: column[selection.rows] for name, column in stored.items()}
+  (folder / selection.protocol).mkdir(exist_ok=True)
+  save_index(
+    folder / selection.protocol,
+    selection.split,
+    {
+      **columns,
+      **selection.columns,
+      'stored_split': np.array(selection.stored.encode()),
+      'stored_row': np.asarray(selection.rows, np.int64),
+      'gallery_split': np.array(selection.gallery.encode()),
+    },
+  )
 
 
 def write_report(
-  folder: pathlib.Path, pictures: Mapping[str, int], remarks: Sequence[Remark]
+  folder: pathlib.Path,
+  pictures: Mapping[str, int],
+  remarks: Sequence[Remark],
+  *,
+  protocols: Mapping[str, Mapping[str, int]],
 ) -> None:
-  """Writes build_report.json: pictures per split, remarks by kind."""
+  """Writes build_report.json: rows per split, remarks by kind."""
   kinds: dict[str, list[dict[str, str]]] = {}
   for remark in remarks:
     kinds.setdefault(remark.kind, []).append(
       {'path': remark.path, 'text': remark.text}
     )
-  report = {'pictures': dict(pictures), **kinds}
+  report = {'pictures': dict(pictures)}
+  if protocols:
+    report['protocols'] = protocols
+  report |= kinds
   (folder / REPORT_FILE).write_text(json.dumps(report, indent=1) + '\n')
+
+
+def protocol_files(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The indices of protocols that a complete data set has, from its report."""
+  try:
+    report = json.loads((folder / REPORT_FILE).read_text())
+  except (OSError, ValueError):
+    return []
+  return [
+    folder / protocol / index_file(split)
+    for protocol, splits in report.get('protocols', {}).items()
+    for split in splits
+  ]

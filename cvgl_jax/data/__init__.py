@@ -1,7 +1,8 @@
 """Pictures to batches.
 
 Modules:
-  sources: splits of built data sets, rows and bytes.
+  catalog: built data sets on disk; sources: their splits, rows and bytes;
+    relations: ground truth beyond the equality of places.
   transforms: decode and resize on the CPU; autoaugment: its policies.
   plans: who meets whom in a batch, as integer arrays.
   stream: executes a plan with threads (Grain).

@@ -4,23 +4,24 @@ A data set is a set of pictures in splits `<split>_<view>`, built by
 data_builders as a TFDS data set in ArrayRecord. The columns (place, path, ...)
 come from the small index that the builder stores beside the records, so that
 opening a split reads no record.
+
+Query and gallery pictures belong together if their `place` is the same. Where
+the ground truth is more than that, queries know it: `positive`,
+`semi_positives` and `offset_px` (VIGOR), `utm_m` (CVACT).
 """
 
 import dataclasses
-import json
 import os
 import pathlib
-import re
 import threading
-import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-VERSION = re.compile(r'(\d+)\.(\d+)\.(\d+)')
+from cvgl_jax.data import catalog, relations
+
 COLUMNS = (
   'place',
   'path',
@@ -29,15 +30,7 @@ COLUMNS = (
   'altitude_m',
   'frame',
 )
-# What np.load raises on a cut or foreign file.
-_UNREADABLE = (
-  OSError,
-  ValueError,
-  KeyError,
-  EOFError,
-  zipfile.BadZipFile,
-  zlib.error,
-)
+OPTIONAL = tuple(relations.OPTIONAL)
 
 
 class _Records:
@@ -96,6 +89,17 @@ class Split:
     heading_deg: [N] float32, clockwise from north; NaN = unknown.
     altitude_m: [N] float32, of the camera above the ground; NaN = unknown.
     frame: [N] int64, number in a flight or video; -1 = unknown.
+    positive: [N] int64, the true row of the whole split `gallery`; -1 =
+      unknown. None: the data set has no such relation, only places.
+    semi_positives: [N, S] int64, rows of `gallery` that show the place too,
+      off the centre; -1 = none. None as above.
+    offset_px: [N, 1 + S, 2] float64, of the positive and the semi-positives:
+      (latitude, longitude) offset of the tile's centre from the query, in
+      pixels of a 640 px tile; the query is at x = 320 - longitude offset,
+      y = 320 + latitude offset. None as above.
+    utm_m: [N, 2] float64, easting and northing. None: not known.
+    gallery: the split that `positive` and `semi_positives` are rows of; '' =
+      they are None. `select` on the gallery makes those numbers void.
   """
 
   name: str
@@ -105,6 +109,11 @@ class Split:
   heading_deg: np.ndarray
   altitude_m: np.ndarray
   frame: np.ndarray
+  positive: np.ndarray | None = None
+  semi_positives: np.ndarray | None = None
+  offset_px: np.ndarray | None = None
+  utm_m: np.ndarray | None = None
+  gallery: str = ''
   _records: tuple[_Records, ...]
   _origin: np.ndarray  # [N, 2] int64: which of _records, row in it
 
@@ -149,7 +158,10 @@ class Split:
     rows = rows.astype(np.int64)
     if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
       raise IndexError(f'{self.name} has rows 0 to {len(self) - 1}')
-    columns = {name: getattr(self, name)[rows] for name in COLUMNS}
+    columns = {
+      name: None if (column := getattr(self, name)) is None else column[rows]
+      for name in (*COLUMNS, *OPTIONAL)
+    }
     return dataclasses.replace(self, _origin=self._origin[rows], **columns)
 
 
@@ -161,8 +173,9 @@ def open_split(
   Args:
     data_dir: root of the built data sets.
     name: the data set's path under `data_dir`, such as 'university1652' or
-      'rendered_city/demo' (its latest version is used), or several of them:
-      their rows are concatenated in this order.
+      'rendered_city/demo' or 'vigor/same' (its latest version is used), or
+      several of them: their rows are concatenated in this order, and so are
+      the rows of the gallery that `positive` counts.
     split: such as 'train_drone'.
 
   Raises:
@@ -172,7 +185,8 @@ def open_split(
   names = [name] if isinstance(name, str) else list(name)
   if not names:
     raise ValueError('no name of a data set given')
-  parts = [_open_one(_version_dir(data_dir, one), one, split) for one in names]
+  sets = [catalog.find(data_dir, one) for one in names]
+  parts = [_open_one(data_set, split) for data_set in sets]
   _check_disjoint(names, parts)
   return Split(
     name=split,
@@ -180,6 +194,7 @@ def open_split(
       column: np.concatenate([getattr(part, column) for part in parts])
       for column in COLUMNS
     },
+    **_relations(sets, parts),
     _records=tuple(records for part in parts for records in part._records),
     _origin=np.concatenate(
       [part._origin + np.array([[i, 0]]) for i, part in enumerate(parts)]
@@ -192,7 +207,7 @@ def split_names(
 ) -> list[str]:
   """The splits of a data set; of several, those that all of them have."""
   names = [name] if isinstance(name, str) else list(name)
-  found = [_splits_in(_version_dir(data_dir, one)) for one in names]
+  found = [catalog.find(data_dir, one).splits() for one in names]
   return [
     split for split in found[0] if all(split in others for others in found)
   ]
@@ -207,48 +222,89 @@ def class_labels(splits: Iterable[Split]) -> dict[int, int]:
   return {int(place): label for label, place in enumerate(places)}
 
 
-def _open_one(folder: pathlib.Path, name: str, split: str) -> Split:
-  splits = _splits_in(folder)
-  if split not in splits:
-    raise ValueError(f'{name} has no split {split!r}; it has {list(splits)}')
-  records = _Records(str(folder), split)
-  index = folder / f'index-{split}.npz'
-  if index.is_file():
-    columns = _read_index(index)
+def _open_one(data_set: catalog.DataSet, split: str) -> Split:
+  data_set.check_split(split)
+  stored = data_set.stored()
+  index = data_set.index(split)
+  if data_set.protocol:
+    columns = _read_index(data_set, split)
+    link = _read_link(index, stored)
+    gallery = str(link['gallery_split'])
+    source, rows = str(link['stored_split']), link['stored_row']
   else:
-    logging.warning(
-      '%s is missing: reading all records of %s instead', index, split
-    )
-    columns = _columns_of(records)
-  rows = len(columns['place'])
-  if rows != splits[split]:
+    gallery, source, rows = '', split, np.arange(stored[split])
+    if index.is_file():
+      columns = _read_index(data_set, split)
+    else:
+      logging.warning(
+        '%s is missing: reading all records of %s instead', index, split
+      )
+      columns = _columns_of(_Records(str(data_set.folder), split))
+  if len(columns['place']) != len(rows):
     raise ValueError(
-      f'{index} has {rows} rows, the split {splits[split]} records; build the'
-      ' data set anew with --overwrite'
+      f'{index} has {len(columns["place"])} rows, the split {len(rows)}'
+      ' records; build the data set anew with --overwrite'
     )
-  origin = np.stack([np.zeros(rows, np.int64), np.arange(rows)], axis=1)
-  return Split(name=split, _records=(records,), _origin=origin, **columns)
+  return Split(
+    name=split,
+    gallery=gallery,
+    _records=(_Records(str(data_set.folder), source),),
+    _origin=np.stack([np.zeros(len(rows), np.int64), rows], axis=1),
+    **columns,
+  )
 
 
-def _read_index(index: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_index(data_set: catalog.DataSet, split: str) -> dict[str, np.ndarray]:
+  index = data_set.index(split)
   try:
     with np.load(index) as file:
-      columns = {name: file[name] for name in COLUMNS}
-  except _UNREADABLE as error:
+      names = (*COLUMNS, *(name for name in OPTIONAL if name in file))
+      columns = {name: file[name] for name in names}
+  except catalog.UNREADABLE as error:
+    remade = (
+      ''
+      if data_set.protocol
+      else ' delete it (it is remade in memory from the records at each start)'
+      ' or'
+    )
     raise ValueError(
-      f'{index} cannot be read ({error}); delete it (it is remade in memory'
-      ' from the records at each start) or build the data set anew with'
+      f'{index} cannot be read ({error});{remade} build the data set anew with'
       ' --overwrite'
     ) from error
   columns['path'] = np.char.decode(columns['path'], 'utf-8')
   return columns
 
 
+def _read_link(
+  index: pathlib.Path, stored: dict[str, int]
+) -> dict[str, np.ndarray]:
+  """Which rows of which stored split the split of a protocol is."""
+  try:
+    with np.load(index) as file:
+      link = {
+        name: np.char.decode(file[name], 'utf-8')
+        for name in ('stored_split', 'gallery_split')
+      }
+      link['stored_row'] = file['stored_row']
+  except catalog.UNREADABLE as error:
+    raise ValueError(
+      f'{index} cannot be read ({error}); build the data set anew with'
+      ' --overwrite'
+    ) from error
+  source, rows = str(link['stored_split']), link['stored_row']
+  if source not in stored or (rows.size and rows.max() >= stored[source]):
+    raise ValueError(
+      f'{index} is about rows of {source!r} that the data set does not have; it'
+      f' has {stored}; build it anew with --overwrite'
+    )
+  return link
+
+
 def _columns_of(records: _Records) -> dict[str, np.ndarray]:
   """The index, from the records themselves: thousands a second."""
   rows = [records[row] for row in range(len(records))]
   paths = [row['path'].decode('utf-8') for row in rows]
-  return {
+  columns = {
     'place': np.array([row['place'] for row in rows], np.int64),
     'path': np.array(paths),
     'latlon_deg': np.array([row['latlon_deg'] for row in rows], np.float64),
@@ -256,6 +312,35 @@ def _columns_of(records: _Records) -> dict[str, np.ndarray]:
     'altitude_m': np.array([row['altitude_m'] for row in rows], np.float32),
     'frame': np.array([row['frame'] for row in rows], np.int64),
   }
+  for name in OPTIONAL:
+    if rows and name in rows[0]:
+      columns[name] = np.array([row[name] for row in rows])
+  return columns
+
+
+def _relations(
+  sets: Sequence[catalog.DataSet], parts: Sequence[Split]
+) -> dict[str, Any]:
+  """The optional columns of several parts as one, and `gallery`.
+
+  Raises:
+    ValueError: the parts are about galleries of different names.
+  """
+  galleries = sorted({part.gallery for part in parts if part.gallery})
+  if len(galleries) > 1:
+    raise ValueError(
+      f'{[one.name for one in sets]}: the rows of {parts[0].name} refer to'
+      f' different splits, {galleries}; they cannot be used as one'
+    )
+  starts = [0] * len(sets)
+  for i in range(1, len(sets) if galleries else 0):
+    starts[i] = starts[i - 1] + sets[i - 1].rows(galleries[0])
+  columns = relations.join(
+    [{name: getattr(part, name) for name in OPTIONAL} for part in parts],
+    lengths=[len(part) for part in parts],
+    gallery_starts=starts,
+  )
+  return {**columns, 'gallery': galleries[0] if galleries else ''}
 
 
 def _check_disjoint(names: Sequence[str], parts: Sequence[Split]) -> None:
@@ -271,82 +356,3 @@ def _check_disjoint(names: Sequence[str], parts: Sequence[Split]) -> None:
         ' that are used together need different numbers'
       )
     seen.update(dict.fromkeys(places, name))
-
-
-def _splits_in(folder: pathlib.Path) -> dict[str, int]:
-  """Split -> number of records, from TFDS' metadata."""
-  try:
-    info = json.loads((folder / 'dataset_info.json').read_text())
-    return {
-      split['name']: sum(map(int, split['shardLengths']))
-      for split in info['splits']
-    }
-  except (OSError, ValueError, KeyError) as error:
-    raise ValueError(
-      f'{folder / "dataset_info.json"} cannot be read ({error}); build the'
-      ' data set anew with --overwrite'
-    ) from error
-
-
-def _version_dir(data_dir: str | os.PathLike, name: str) -> pathlib.Path:
-  """The folder of the latest version of a data set."""
-  root = pathlib.Path(data_dir).expanduser().absolute()
-  folder = root / name
-  if (folder / 'dataset_info.json').is_file():
-    return folder  # the name includes the version
-  versions = _versions(folder)
-  if versions:
-    return folder / versions[-1]
-  configs = sorted(p.name for p in folder.glob('*/') if _versions(p))
-  if configs:
-    raise ValueError(
-      f'{name} in {root} holds several data sets: use one of'
-      f' {[f"{name}/{config}" for config in configs]}'
-    )
-  there = _data_sets(root)
-  raise ValueError(
-    f'no data set {name!r} in {root}; there are {there or "none"}.'
-    f' Build it with\n  {_build_command(root, name)}'
-  )
-
-
-def _versions(folder: pathlib.Path) -> list[str]:
-  """Complete versions in a folder, oldest first."""
-  found = [
-    (tuple(map(int, match.groups())), path.name)
-    for path in folder.glob('*.*.*')
-    if (match := VERSION.fullmatch(path.name))
-    and (path / 'dataset_info.json').is_file()
-  ]
-  return [name for _, name in sorted(found)]
-
-
-def _data_sets(root: pathlib.Path) -> list[str]:
-  found = {
-    path.parent.parent.relative_to(root).as_posix()
-    for depth in range(1, 5)
-    for path in root.glob('*/' * depth + 'dataset_info.json')
-    if VERSION.fullmatch(path.parent.name)
-  }
-  return sorted(found)
-
-
-def _build_command(root: pathlib.Path, name: str) -> str:
-  """The command for 'builder', 'builder/config' or 'folder/builder'."""
-  # Looked up by folder name: this package does not import the builders.
-  builders = pathlib.Path(__file__).parents[2] / 'data_builders'
-  parts = pathlib.PurePath(name).parts
-  for i, part in enumerate(parts):
-    module = builders / part / f'{part}_dataset_builder.py'
-    if module.is_file():
-      config = f' --config={parts[i + 1]}' if i + 1 < len(parts) else ''
-      manual = (builders / part / 'download.py').is_file()
-      return (
-        f'python -m data_builders data_builders/{part}'
-        f' --data_dir={root.joinpath(*parts[:i])}{config}'
-        f'{" --manual_dir=<the unpacked download>" if manual else ""}'
-      )
-  return (
-    f'python -m data_builders data_builders/<builder> --data_dir={root}'
-    ' (`python -m data_builders --help` lists the builders)'
-  )
