@@ -4,17 +4,16 @@
   python main.py evaluate --workdir=runs/quickstart
   python main.py embed    --workdir=runs/quickstart --split=test_query_drone
   python main.py report   --workdir=runs/quickstart
+  python main.py evaluate --features pytorch_result.mat   (of any code base)
 
 Any value of a config can be set: --config.optim.lr=0.02. The commands after
 `train` read the config that the run wrote to its workdir.
 """
 
 import argparse
-import os
 import pathlib
 import sys
 
-import jax
 from absl import flags, logging
 from ml_collections import config_dict, config_flags
 
@@ -44,6 +43,8 @@ def parser() -> argparse.ArgumentParser:
 
 def load_config(args: argparse.Namespace, rest: list[str]) -> dict:
   """The config file with its overrides, or that of the workdir."""
+  if not commands.needs_config(args, rest):
+    return {}
   values = flags.FlagValues()
   argv = [sys.argv[0], *rest]
   if args.config:
@@ -83,10 +84,7 @@ def main(argv: list[str] | None = None) -> int:
   flags.FLAGS.mark_as_parsed()  # Grain reads absl flags
   commands.set_up_logging(debug=args.debug)
   try:
-    commands.start_distributed(args)
-    jax.config.update(
-      'jax_compilation_cache_dir', os.path.expanduser(args.compile_cache)
-    )
+    commands.start(args)
     return commands.COMMANDS[args.command](args, load_config(args, rest))
   except (ValueError, OSError, FloatingPointError) as error:
     if args.debug:

@@ -1,8 +1,10 @@
 """The subcommands of `main.py`: their flags, and what each one calls."""
 
 import argparse
+import difflib
 import functools
 import logging as std_logging
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +13,7 @@ import jax
 from absl import logging
 
 from cvgl_jax import evaluate as evaluate_lib
-from cvgl_jax import experiment, stop
+from cvgl_jax import evaluate_features, evaluate_flags, experiment, stop
 from cvgl_jax import train as train_lib
 from cvgl_jax.report import build
 
@@ -38,15 +40,33 @@ def train(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
 
 
 def evaluate(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
-  """Evaluate a checkpoint with every evaluator of the config.
+  """Evaluate a run, or feature files of any code base.
 
-  Prints the metrics and writes eval/<evaluator>.json and .npz to --workdir.
-  --checkpoint=init takes the weights before training (with
-  --config.init.weights=net_119.pth: those of the published PyTorch code).
+  Of a run: a checkpoint with every evaluator of the config. Prints the metrics
+  and writes eval/<evaluator>.json and .npz to --workdir. --checkpoint=init
+  takes the weights before training (with --config.init.weights=net_119.pth:
+  those of the published PyTorch code).
 
-  Example:
     python main.py evaluate --workdir=runs/university --checkpoint=best
+
+  Of feature files: no data set, recipe or run is needed. Read are the result
+  files of University-1652, LPN, MobileGeo (.mat) and PLCD (.hdf5 with its
+  .mat), and .npy or .npz with labels in CSV; nothing in them is executed.
+
+    python main.py evaluate --features pytorch_result.mat
+    python main.py evaluate --features pytorch.hdf5 pytorch_result.mat
+    python main.py evaluate --query_features q.npy --query_labels q.csv \\
+      --gallery_features g.npy --gallery_labels g.csv --protocol sample4geo
+    python main.py evaluate --query_features F/test_query_drone.npy \\
+      --gallery_features F/test_gallery_satellite.npy   (F: of `embed`)
+    python main.py evaluate --features G2D/pytorch.hdf5 \\
+      --diffusion D2S/pytorch_for_diffusion.hdf5
   """
+  if evaluate_flags.is_asked(args):
+    if jax.process_count() > 1:
+      raise ValueError('feature files are evaluated by one process')
+    sys.stdout.write(evaluate_features.run(args))
+    return 0
   metrics = evaluate_lib.evaluate(config, args.workdir, args.checkpoint)
   if jax.process_index() == 0:
     width = max(map(len, metrics))
@@ -56,16 +76,24 @@ def evaluate(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
 
 
 def embed(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
-  """Write the features of whole splits to features/<split>.npy and .csv.
+  """Write the features of whole splits to features/ of --workdir.
 
-  float32 [pictures, dimension], unit norm; the .csv lists place, path and
-  coordinates row by row.
+  float32 [pictures, dimension], unit norm. As <split>.npy and <split>.csv
+  (place, path and coordinates row by row); or with --format of a query split
+  and a gallery split as the published PyTorch code writes them, for its
+  evaluators. `main.py evaluate` reads all of these.
 
   Example:
     python main.py embed --workdir=runs/university \\
       --split=test_query_drone --split=test_gallery_satellite
   """
-  evaluate_lib.embed(config, args.workdir, args.checkpoint, splits=args.split)
+  evaluate_lib.embed(
+    config,
+    args.workdir,
+    args.checkpoint,
+    splits=args.split,
+    file_format=args.format,
+  )
   return 0
 
 
@@ -104,7 +132,10 @@ def add_arguments(name: str, parser: argparse.ArgumentParser) -> None:
     + '; --config.KEY=VALUE overrides any of its values',
   )
   parser.add_argument(
-    '--workdir', required=True, metavar='DIR', help='folder of the run'
+    '--workdir',
+    required=name != 'evaluate',
+    metavar='DIR',
+    help='folder of the run',
   )
   if name in ('evaluate', 'embed'):
     parser.add_argument(
@@ -121,6 +152,18 @@ def add_arguments(name: str, parser: argparse.ArgumentParser) -> None:
       metavar='SPLIT',
       help='split of the data set, such as test_query_drone; repeatable',
     )
+    parser.add_argument(
+      '--format',
+      choices=('npy', 'mat', 'hdf5'),
+      default='npy',
+      help='npy: <split>.npy and .csv (default). mat: pytorch_result.mat of '
+      'University-1652, LPN, MobileGeo. hdf5: pytorch.hdf5 and '
+      'pytorch_result.mat of PLCD. Those two take the query --split first, the '
+      'gallery --split second; two gallery splits make the files for '
+      "PLCD's diffusion",
+    )
+  if name == 'evaluate':
+    evaluate_flags.add_arguments(parser)
   parser.add_argument(
     '--compile_cache',
     default='~/.cache/cvgl_jax/compiled',
@@ -141,6 +184,39 @@ def add_arguments(name: str, parser: argparse.ArgumentParser) -> None:
   several.add_argument('--process_id', type=int, metavar='I')
 
 
+def needs_config(args: argparse.Namespace, rest: list[str]) -> bool:
+  """Whether a command works on a recipe or run: all but on feature files.
+
+  Raises:
+    ValueError: flags that do not go together.
+  """
+  if args.command != 'evaluate':
+    return True
+  given = evaluate_flags.given(args)
+  if not evaluate_flags.is_asked(args):
+    if not args.workdir:
+      raise ValueError(
+        'evaluate needs --workdir=RUN, or feature files: --features=FILE'
+      )
+    if given:
+      raise ValueError(
+        f'{given[0]} belongs to --features; a run is evaluated as its config '
+        'says (--config.evals.NAME.KEY=VALUE)'
+      )
+    return True
+  run = [f'--{x}' for x in ('workdir', 'config') if getattr(args, x)]
+  if run:
+    raise ValueError(f'{run[0]} is of a run; leave it out with {given[0]}')
+  if rest:
+    flag = rest[0].partition('=')[0]
+    near = difflib.get_close_matches(
+      flag, [f'--{name}' for name in evaluate_flags.defaults()], n=1
+    )
+    hint = f'; did you mean {near[0]}?' if near else ''
+    raise ValueError(f'unexpected {rest[0]}{hint}')
+  return False
+
+
 def set_up_logging(*, debug: bool) -> None:
   """Our messages with the time; of the libraries only what matters."""
 
@@ -158,8 +234,8 @@ def set_up_logging(*, debug: bool) -> None:
   logging.set_verbosity(logging.DEBUG if debug else logging.INFO)
 
 
-def start_distributed(args: argparse.Namespace) -> None:
-  """Connects the processes of a run; nothing for a single one.
+def start(args: argparse.Namespace) -> None:
+  """Connects the processes of a run; sets where programs are kept.
 
   Raises:
     ValueError: an incomplete set of flags.
@@ -180,3 +256,6 @@ def start_distributed(args: argparse.Namespace) -> None:
         f'--distributed: no scheduler that jax knows was found ({error}); give '
         '--coordinator, --num_processes and --process_id'
       ) from error
+  jax.config.update(
+    'jax_compilation_cache_dir', os.path.expanduser(args.compile_cache)
+  )

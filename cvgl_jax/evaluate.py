@@ -14,6 +14,7 @@ from absl import logging
 from cvgl_jax import checkpoint, experiment, settings, sharding, writer
 from cvgl_jax.evaluators import embedder as embedder_lib
 from cvgl_jax.methods import contract
+from cvgl_jax.retrieval import feature_files
 
 
 def make_embedder(
@@ -112,29 +113,64 @@ def evaluate(
 
 
 def embed(
-  config: Mapping[str, Any], workdir: str, which: str, *, splits: list[str]
+  config: Mapping[str, Any],
+  workdir: str,
+  which: str,
+  *,
+  splits: list[str],
+  file_format: str = 'npy',
 ) -> list[pathlib.Path]:
   """`main.py embed`: features of whole splits, for use elsewhere.
 
-  Writes `features/<split>.npy` (float32 [N, D], unit norm; the picture and its
-  mirror image summed, scale 1) and `features/<split>.csv` (row, place, path,
-  latitude, longitude).
+  Float32 [N, D], unit norm; the picture and its mirror image summed, scale 1.
+
+  'npy' writes `features/<split>.npy` and `features/<split>.csv` (row, place,
+  path, latitude, longitude). 'mat' and 'hdf5' write the files of the published
+  code (see `retrieval.feature_files.write`) from two splits, the queries and
+  the gallery; two gallery splits make those for PLCD's diffusion.
+
+  Raises:
+    ValueError: an unknown split; not two of them where that is needed, or the
+      gallery first.
   """
+  suffix = '' if file_format == 'npy' else _check_sides(file_format, splits)
   checked, embedder, _ = restored(config, workdir, which)
   folder = pathlib.Path(workdir) / 'features'
+  opened = [experiment.open_split(checked, (), name) for name in splits]
+  sides = {}
   written = []
-  for name in splits:
-    split = experiment.open_split(checked, (), name)
+  for split in opened:
     features = embedder(split)
     if jax.process_index():
       continue
+    if file_format != 'npy':
+      sides['gallery' if sides else 'query'] = feature_files.Side(
+        features=features, labels=split.place, paths=split.path
+      )
+      continue
     data = io.BytesIO()
     np.save(data, features)
-    writer.replace_bytes(folder / f'{name}.npy', data.getvalue())
-    writer.replace_text(folder / f'{name}.csv', _listing(split))
-    written.append(folder / f'{name}.npy')
+    writer.replace_bytes(folder / f'{split.name}.npy', data.getvalue())
+    writer.replace_text(folder / f'{split.name}.csv', _listing(split))
+    written.append(folder / f'{split.name}.npy')
     logging.info('%s: %d x %d', written[-1], *features.shape)
+  if sides:
+    written = feature_files.write(folder, file_format, sides, suffix=suffix)
+    logging.info('%s', ', '.join(map(str, written)))
   return written
+
+
+def _check_sides(file_format: str, splits: list[str]) -> str:
+  """The suffix of the published code's file names."""
+  galleries = ['_gallery_' in name for name in splits]
+  if len(splits) != 2 or not galleries[1]:
+    raise ValueError(
+      f'--format={file_format} writes queries and gallery together: give two '
+      '--split, such as --split=test_query_drone '
+      f'--split=test_gallery_satellite, not {splits}'
+    )
+  # In PLCD's second pair of files the drone gallery stands as the queries.
+  return '_for_diffusion' if galleries[0] else ''
 
 
 def _listing(split: Any) -> str:

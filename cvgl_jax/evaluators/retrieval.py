@@ -8,21 +8,19 @@ Source: layumi/University1652-Baseline `test.py`, `evaluate_gpu.py`, `demo.py`.
 """
 
 import dataclasses
-import io
-import json
-import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
-import jax
 import numpy as np
 
-from cvgl_jax import writer
 from cvgl_jax.data import stream
 from cvgl_jax.evaluators import embedder as embedders
-from cvgl_jax.retrieval import metrics, multiview, rerank, search
+from cvgl_jax.evaluators import result
+from cvgl_jax.retrieval import evaluation, metres, metrics, submission
 
 OpenSplit = Callable[[tuple[str, ...], str], stream.Split]
+# How the pictures of a place become one, and what that adds to metric names.
+_FUSIONS: dict[evaluation.Fusion, str] = {'mean': ' mean', 'mrm': ' w/ MRM'}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,14 +37,29 @@ class Evaluator:
     scales: picture scales at test time.
     cumulative: scales multiply up (as published), see `models/test_time`.
     multi_query: one query a place, the mean of its pictures' features.
-    average_street: one gallery entry a place, if the gallery shows streets.
+    average_street: one query or gallery entry a place on a side that shows
+      streets.
+    refine: 'query' or 'gallery': measure with all pictures of a place on that
+      side as one too, by their mean ('R@1 mean') and by the multi-view
+      refinement of PFED ('R@1 w/ MRM'). They stand beside the plain numbers:
+      the task is another one.
     ranks: the k of recall@k.
     percent_index: see `retrieval.metrics.percent_rank`.
     ap: see `retrieval.metrics.average_precision`.
-    ties: see `retrieval.metrics.evaluate_ranking`.
-    rerank: 'none', 'gnn' or 'k_reciprocal' (dense: (Q + G)^2 memory).
+    ties: see `retrieval.ranking.evaluate_ranking`.
+    junk_distractors: see `retrieval.evaluation.Rules`.
+    within_metres: right is what lies within so many metres of the query
+      (CVACT_test: 5), instead of what has its place; None: off.
+    metre_errors: measure how far the best answers are off ('median error m').
+    rerank: 'none', 'gnn' or 'k_reciprocal'.
     rerank_k1: None takes the re-ranking's default.
     rerank_k2: None takes the re-ranking's default.
+    rerank_candidates: re-rank so many of the best; 0: the whole gallery, in
+      (Q + G)^2 memory.
+    answer_file: '160k' or '160k_wx': write eval/<name>_answer.txt for that
+      challenge's server.
+    query_names: the challenge's list of query file names; '' keeps the order of
+      the split.
     published: published numbers of this task by metric name, for the report.
     published_source: where they stand.
     top: gallery entries kept for every query.
@@ -63,13 +76,20 @@ class Evaluator:
   cumulative: bool = True
   multi_query: bool = False
   average_street: bool = False
+  refine: Literal['none', 'query', 'gallery'] = 'none'
   ranks: tuple[int, ...] = (1, 5, 10)
   percent_index: metrics.PercentIndex = 'university'
   ap: metrics.AveragePrecision = 'trapezoid'
   ties: metrics.Ties = 'lower'
-  rerank: Literal['none', 'gnn', 'k_reciprocal'] = 'none'
+  junk_distractors: bool = False
+  within_metres: float | None = None
+  metre_errors: bool = False
+  rerank: evaluation.Method = 'none'
   rerank_k1: int | None = None
   rerank_k2: int | None = None
+  rerank_candidates: int = 0
+  answer_file: Literal['', '160k', '160k_wx'] = ''
+  query_names: str = ''
   published: Mapping[str, float] = dataclasses.field(default_factory=dict)
   published_source: str = ''
   top: int = 10
@@ -85,11 +105,44 @@ class Evaluator:
       raise ValueError(f'scales {self.scales}: expected positive numbers')
     if not self.ranks or min(self.ranks) < 1:
       raise ValueError(f'ranks {self.ranks}: expected integers from 1')
+    if self.refine == 'query' and self.multi_query:
+      raise ValueError('multi_query leaves refine=query nothing to fuse')
+    merges = self.multi_query or self.refine != 'none'
+    if self.within_metres is not None and merges:
+      raise ValueError(
+        'within_metres judges pictures; multi_query and refine have places'
+      )
+    if self.answer_file and self.top < submission.LABELS_PER_LINE:
+      raise ValueError(
+        f'answer_file needs top >= {submission.LABELS_PER_LINE}, got {self.top}'
+      )
+    if self.query_names and not self.answer_file:
+      raise ValueError('query_names belongs to answer_file')
+    _ = self.reranking  # checks its own options
+
+  @property
+  def rules(self) -> evaluation.Rules:
+    """The options of the metrics."""
+    names = [field.name for field in dataclasses.fields(evaluation.Rules)]
+    own = {name: getattr(self, name) for name in names if hasattr(self, name)}
+    return evaluation.Rules(**own)
+
+  @property
+  def reranking(self) -> evaluation.Reranking:
+    """The options of the re-ranking."""
+    return evaluation.Reranking(
+      method=self.rerank,
+      k1=self.rerank_k1,
+      k2=self.rerank_k2,
+      candidates=self.rerank_candidates,
+    )
 
   @property
   def metric_names(self) -> tuple[str, ...]:
-    """Names in `Evaluation.metrics`."""
-    return (*(f'R@{k}' for k in self.ranks), 'R@1%', 'AP')
+    """Names that `result.Evaluation.metrics` has on every data set."""
+    plain = (*(f'R@{k}' for k in self.ranks), 'R@1%', 'AP')
+    suffixes = ('',) if self.refine == 'none' else ('', *_FUSIONS.values())
+    return tuple(name + suffix for suffix in suffixes for name in plain)
 
   @property
   def splits(self) -> tuple[tuple[tuple[str, ...], str], ...]:
@@ -101,8 +154,12 @@ class Evaluator:
 
   def run(
     self, embedder: embedders.Embedder, open_split: OpenSplit
-  ) -> 'Evaluation':
+  ) -> result.Evaluation:
     """Embeds both splits, ranks, measures.
+
+    Right answers are what lies within `within_metres`; or the rows that the
+    query split lists of this gallery (`positive`, with `semi_positives` for the
+    hit rate); or the gallery pictures of the query's place.
 
     Args:
       embedder: of the variables to evaluate.
@@ -110,179 +167,136 @@ class Evaluator:
         `data_names`, so () must give the run's own data.
 
     Returns:
-      `Evaluation`, the same on every process.
+      `result.Evaluation`, the same on every process.
 
     Raises:
-      ValueError: unknown splits, no common place, features that are not
+      ValueError: unknown splits, no query with an answer, features that are not
         finite.
     """
-    query = self._side(embedder, open_split(self.data_names, self.query_split))
-    gallery = self._side(
-      embedder, open_split(self.data_names, self.gallery_split), gallery=True
+    splits = {
+      'query': open_split(self.data_names, self.query_split),
+      'gallery': open_split(self.data_names, self.gallery_split),
+    }
+    query, gallery = (
+      self._side(embedder, split, name) for name, split in splits.items()
     )
-    if not np.isin(query.place, gallery.place).any():
+    answers = self._answers(query, gallery, splits=splits)
+    ranked = self._rank(query, gallery, answers)
+    if ranked.result.num_orphans == ranked.result.num_queries:
       raise ValueError(
         f'{self.query_split} and {self.gallery_split} have no place in common: '
-        'no query has an answer'
+        'no query has an answer. (For a challenge whose answers are secret: '
+        '`main.py embed`, then `main.py evaluate --features` with '
+        '--save_answers)'
       )
-    result, best = self._rank(query, gallery)
-    return Evaluation(
+    numbers = ranked.result.report()
+    if self.metre_errors:
+      numbers |= self._metre_errors(
+        **splits, best=(query, gallery, ranked.best)
+      )
+    if self.refine != 'none':
+      numbers |= self._refined(query, gallery, answers)
+    return result.Evaluation(
       settings=dataclasses.asdict(self),
-      metrics=result.report(),
-      result=result,
+      metrics=numbers,
+      result=ranked.result,
       query=query,
       gallery=gallery,
-      top_scores=best.scores,
-      top_rows=best.rows,
+      top_scores=ranked.best.scores,
+      top_rows=ranked.best.rows,
     )
 
-  def _side(self, embedder, split, *, gallery: bool = False) -> 'Side':
+  def _side(self, embedder, split, name) -> result.Side:
     features = embedder(
       split,
-      view=(self.gallery_view if gallery else self.query_view) or None,
+      view=getattr(self, f'{name}_view') or None,
       flip=self.flip,
       scales=self.scales,
       cumulative=self.cumulative,
     )
     row = np.arange(len(split))
     place = np.asarray(split.place)
-    merged = (
-      self.average_street and split.view in ('street', 'google')
-      if gallery
-      else self.multi_query
-    )
-    if merged:
+    if self._is_merged(split, name):
       # A place is shown by its first picture.
-      _, row = np.unique(place, return_index=True)
-      features, place = multiview.mean_by_place(features, place, normalize=True)
+      features, place, row = evaluation.merge(features, place, fusion='mean')
     path = np.asarray(split.path, str)[row]
-    return Side(features=features, place=place, row=row, path=path)
+    return result.Side(features=features, place=place, row=row, path=path)
 
-  def _rank(self, query, gallery) -> tuple[metrics.RankingResult, search.TopK]:
-    options = {
-      'ranks': self.ranks,
-      'percent_index': self.percent_index,
-      'ap': self.ap,
-      'ties': self.ties,
-      'per_query': True,
-    }
-    ties = 'higher' if self.ties == 'higher' else 'lower'
-    if self.rerank == 'none':
-      result = metrics.evaluate_ranking(
-        query.features, gallery.features, query.place, gallery.place, **options
+  def _is_merged(self, split, name) -> bool:
+    """Whether a side has one entry a place, in the order of the places."""
+    street = self.average_street and split.view in ('street', 'google')
+    return street or (self.multi_query and name == 'query')
+
+  def _answers(self, query, gallery, *, splits) -> dict[str, np.ndarray]:
+    """The ground truth of what is ranked."""
+    merged = any(self._is_merged(split, name) for name, split in splits.items())
+    if self.within_metres is not None:
+      if merged:
+        raise ValueError('within_metres judges pictures, not means of places')
+      kind, points = self._coordinates(**splits)
+      rows = metres.rows_within(
+        *points, radius_m=self.within_metres, coordinates=kind
       )
-      best = search.top_k(
-        query.features, gallery.features, k=self.top, ties=ties
-      )
-      return result, best
-    chosen = {'k1': self.rerank_k1, 'k2': self.rerank_k2}
-    chosen = {key: value for key, value in chosen.items() if value is not None}
-    if self.rerank == 'gnn':
-      scores = rerank.gnn(query.features, gallery.features, **chosen)
-    else:
-      scores = -rerank.k_reciprocal(query.features, gallery.features, **chosen)
-    result = metrics.evaluate_scores(
-      scores, query.place, gallery.place, **options
+      return {'positives': rows}
+    asking = splits['query']
+    positive = getattr(asking, 'positive', None)
+    if positive is None or asking.gallery != self.gallery_split or merged:
+      return {'query_place': query.place, 'gallery_place': gallery.place}
+    answers = {'positives': positive}
+    if asking.semi_positives is not None:
+      answers['semi_positives'] = asking.semi_positives
+    return answers
+
+  def _coordinates(self, query, gallery):
+    for kind, name in (('metres', 'utm_m'), ('degrees', 'latlon_deg')):
+      points = [getattr(split, name, None) for split in (query, gallery)]
+      known = [x is not None and np.isfinite(x).all() for x in points]
+      if all(known):
+        return kind, points
+    raise ValueError(
+      f'{self.query_split} and {self.gallery_split} have pictures without '
+      'coordinates; within_metres and metre_errors need those of all'
     )
-    return result, search.top_k_scores(scores, k=self.top, ties=ties)
 
+  def _metre_errors(self, query, gallery, *, best) -> dict[str, float]:
+    kind, (truth, centre) = self._coordinates(query, gallery)
+    query_side, gallery_side, found = best
+    truth = truth[query_side.row]
+    predicted = centre[gallery_side.row[found.rows[:, 0]]]
+    if kind == 'degrees':
+      error_m = metres.great_circle_m(predicted, truth)
+    else:
+      error_m = np.linalg.norm(predicted - truth, axis=1)
+    return metres.metre_accuracy(error_m).report()
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Side:
-  """The queries or the gallery of an evaluation.
+  def _rank(self, query, gallery, answers) -> evaluation.Ranked:
+    return evaluation.rank(
+      query.features,
+      gallery.features,
+      answers=answers,
+      rules=self.rules,
+      rerank=self.reranking,
+      top=self.top,
+    )
 
-  Attributes:
-    features: [N, D] float32.
-    place: [N] int64.
-    row: [N] row of the split that shows the entry.
-    path: [N] text, the path of that row.
-  """
-
-  features: np.ndarray
-  place: np.ndarray
-  row: np.ndarray
-  path: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation:
-  """What an evaluator found.
-
-  Attributes:
-    settings: the evaluator's fields.
-    metrics: 'R@1', ..., 'AP' in percent.
-    result: the same as fractions, with per-query arrays.
-    query: Q queries.
-    gallery: G gallery entries.
-    top_scores: [Q, K] float32.
-    top_rows: [Q, K] int32, indices into `gallery`, best first.
-  """
-
-  settings: Mapping[str, Any]
-  metrics: Mapping[str, float]
-  result: metrics.RankingResult
-  query: Side
-  gallery: Side
-  top_scores: np.ndarray
-  top_rows: np.ndarray
-
-  def write(self, workdir: str, name: str, *, step: int) -> None:
-    """Writes `eval/<name>.json` and `eval/<name>.npz`, each at once.
-
-    The .npz holds for every query its place, path, row, top rows and scores,
-    rank of the first positive (-1: none) and AP; place, path and row of the
-    gallery; and the features of some places. Only process 0 writes.
-
-    Args:
-      workdir: of the run.
-      name: of the evaluator in the config.
-      step: of the variables.
-    """
-    if jax.process_index() != 0:
-      return
-    folder = pathlib.Path(workdir) / 'eval'
-    arrays = self._arrays()
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    writer.replace_bytes(folder / f'{name}.npz', buffer.getvalue())
-    summary = {
-      'name': name,
-      'step': int(step),
-      'metrics': dict(self.metrics),
-      'published': dict(self.settings['published']),
-      'num_queries': self.result.num_queries,
-      'num_orphans': self.result.num_orphans,
-      'gallery_size': self.result.gallery_size,
-      'gallery_places': len(np.unique(self.gallery.place)),
-      'percent_rank': self.result.percent_rank,
-      'settings': dict(self.settings),
-    }
-    text = json.dumps(summary, indent=2, default=list) + '\n'
-    writer.replace_text(folder / f'{name}.json', text)
-
-  def _arrays(self) -> dict[str, np.ndarray]:
-    arrays = {
-      'top_rows': self.top_rows,
-      'top_scores': self.top_scores,
-      'first_rank': self.result.first_rank,
-      'average_precision': self.result.query_average_precision,
-    }
-    places = np.intersect1d(self.query.place, self.gallery.place)
-    count = min(self.settings['sample_places'], len(places))
-    picks = np.linspace(0, len(places) - 1, count).round().astype(int)
-    for name, side in (('query', self.query), ('gallery', self.gallery)):
-      sample = _first_of_each(side.place, places[picks])
-      arrays |= {
-        f'{name}_place': side.place,
-        f'{name}_path': side.path,
-        f'{name}_row': side.row,
-        f'{name}_sample': sample,
-        f'{name}_sample_features': side.features[sample],
-      }
-    return arrays
-
-
-def _first_of_each(place: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-  """Indices of at most 10 entries of each chosen place."""
-  each = [np.flatnonzero(place == p)[:10] for p in chosen]
-  return np.concatenate([np.zeros(0, np.int64), *each])
+  def _refined(self, query, gallery, answers) -> dict[str, float]:
+    """Metrics with the pictures of a place as one."""
+    if 'query_place' not in answers:
+      raise ValueError(
+        f'refine fuses places, but {self.query_split} lists its answers picture '
+        'by picture'
+      )
+    numbers = {}
+    for fusion, suffix in _FUSIONS.items():
+      sides = {'query': query, 'gallery': gallery}
+      one = evaluation.merge(
+        sides[self.refine].features, sides[self.refine].place, fusion=fusion
+      )
+      sides[self.refine] = one
+      ranked = self._rank(
+        **sides,
+        answers={f'{name}_place': side.place for name, side in sides.items()},
+      )
+      report = ranked.result.report()
+      numbers |= {name + suffix: value for name, value in report.items()}
+    return numbers

@@ -1,6 +1,11 @@
 """Retrieval on arrays of features: no model, no data set.
 
-search: exact nearest neighbours. metrics: recall@k, CMC, average precision.
-rerank: GNN and k-reciprocal re-ranking. multiview: several pictures of a place
-as one feature. submission: answer files of the challenges.
+Ranking: features (what can be ranked), search and device_search (exact nearest
+neighbours; the sharded form), ranks and counting (ranks of the positives
+without a sort), truth (who is a positive), metrics and metres (formulas),
+ranking (`evaluate_ranking`), evaluation (the same for two named sides).
+Re-ranking: rerank (dense GNN and k-reciprocal), rerank_sparse (candidates
+only), graph, truncated_solve, diffusion, diffusion_rerank and diffusion_cache
+(cross-diffusion). Several pictures of a place: multiview, refinement.
+Files: array_files, feature_files, listings, inputs; submission (challenges).
 """

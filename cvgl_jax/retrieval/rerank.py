@@ -1,7 +1,12 @@
-"""Re-ranking by the neighbourhoods of queries and gallery.
+"""Re-ranking by the neighbourhoods of queries and gallery, or by pair scores.
 
-Both methods are dense: they hold a few matrices of (Q + G)^2 float32 and say so
-before they start when that cannot fit.
+`gnn` and `k_reciprocal` score every gallery entry. They are dense: they hold a
+few matrices of (Q + G)^2 float32 and refuse, with the number of bytes, when
+that cannot fit; `rerank_sparse` scores the candidates of a first search
+instead, without such a matrix.
+
+`rerank_candidates` puts the candidates of a first search into the order of new
+scores, whatever gave them: `rerank_sparse`, or a matching network.
 
 Sources: layumi/University1652-Baseline `GPU-Re-Ranking/` (graph neural network
 form, Zhang et al. 2020); layumi/University1652-triplet-loss `re_ranking.py`
@@ -10,12 +15,15 @@ form, Zhang et al. 2020); layumi/University1652-triplet-loss `re_ranking.py`
 
 import functools
 import os
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvgl_jax.retrieval import search
+from cvgl_jax.retrieval import features, search
+
+Fusion = Literal['replace', 'sum']
 
 
 def gnn(
@@ -48,16 +56,16 @@ def gnn(
 
   Raises:
     ValueError: k1 or k2 out of range, too little memory, or features that
-      cannot be ranked (see `search.prepare`).
+      cannot be ranked (see `features.prepare`).
 
   Source: `gnn_reranking.py` and its CUDA kernels; `original_weight` is the
     variant of layumi/Person_reID_baseline_pytorch (0.3 there).
   """
-  features = _joint_features(query, gallery, k1=k1, k2=k2, matrices=3)
-  size = len(features)
+  joint = _joint_features(query, gallery, k1=k1, k2=k2, matrices=3)
+  size = len(joint)
   return np.asarray(
     _gnn(
-      features,
+      joint,
       original_weight,
       num_queries=len(query),
       k1=min(k1, size),
@@ -96,12 +104,16 @@ def k_reciprocal(
 
   Raises:
     ValueError: as `gnn`.
+
+  Differs: neighbours are listed by cosine, so that rounding in D makes no ties.
+    An entry with so many equals that its own list misses it may have an empty
+    R*: its V is 0 (J = 1), where the published code divides by zero.
   """
-  features = _joint_features(query, gallery, k1=k1, k2=k2, matrices=4)
-  size = len(features)
+  joint = _joint_features(query, gallery, k1=k1, k2=k2, matrices=4)
+  size = len(joint)
   return np.asarray(
     _k_reciprocal(
-      features,
+      joint,
       original_weight,
       num_queries=len(query),
       k1=min(k1, size - 1),
@@ -111,18 +123,84 @@ def k_reciprocal(
   )
 
 
+def rerank_candidates(
+  top: search.TopK,
+  scores: np.ndarray,
+  *,
+  fusion: Fusion = 'replace',
+  weight: float = 0.0,
+) -> search.TopK:
+  """Puts the first candidates of every query into the order of new scores.
+
+  The first K candidates are sorted by `scores` ('replace'), or by
+  `scores + weight * top.scores` ('sum'); those after them stay where they are.
+
+  Args:
+    top: [Q, T] the candidates of a first search, best first.
+    scores: [Q, K] of the first K <= T candidates, the higher the better: match
+      probabilities (the mean over a video's frames, K = 32), or the similarity
+      or negative distance of `rerank_sparse`.
+    fusion: 'replace' or 'sum'.
+    weight: of the first search's scores in the sum; 0 is 'replace'.
+
+  Returns:
+    `TopK`, [Q, T]. Equal scores keep the order of the first search. Scores
+    descend over the first K (new ones) and over the others (old ones); the two
+    are not comparable.
+
+  Raises:
+    ValueError: shapes that do not fit, NaN, unknown fusion, or a weight with
+      'replace'.
+
+  Source: HaoDot/Video2BEV-Open, `evaluate_root` of the second stage (topk 32,
+    replace).
+  """
+  scores = np.asarray(scores)
+  rows = np.asarray(top.rows)
+  if scores.ndim != 2 or len(scores) != len(rows):
+    raise ValueError(
+      f'scores of shape {scores.shape} for candidates of shape {rows.shape}; '
+      'expected [queries, candidates], one row a query'
+    )
+  count = scores.shape[1]
+  if not 1 <= count <= rows.shape[1]:
+    raise ValueError(
+      f'{count} scores a query for {rows.shape[1]} candidates; search with '
+      f'k >= {count}'
+    )
+  if np.isnan(scores).any():
+    bad = np.flatnonzero(np.isnan(scores).any(axis=1))
+    raise ValueError(
+      f'scores of {len(bad)} queries hold NaN (first: query {bad[0]})'
+    )
+  if fusion not in ('replace', 'sum'):
+    raise ValueError(f"fusion {fusion!r}: expected 'replace' or 'sum'")
+  if fusion == 'replace' and weight:
+    raise ValueError(f"weight={weight} has no effect with fusion='replace'")
+  first = np.asarray(top.scores, np.float32)
+  new = scores.astype(np.float32)
+  if fusion == 'sum':
+    new = new + np.float32(weight) * first[:, :count]
+  order = np.argsort(-new, axis=1, kind='stable')
+  take = functools.partial(np.take_along_axis, indices=order, axis=1)
+  return search.TopK(
+    np.concatenate([take(new), first[:, count:]], axis=1),
+    np.concatenate([take(rows[:, :count]), rows[:, count:]], axis=1),
+  )
+
+
 def _joint_features(query, gallery, *, k1, k2, matrices) -> np.ndarray:
   if not 1 <= k2 <= k1:
     raise ValueError(f'k1={k1}, k2={k2}: expected 1 <= k2 <= k1')
-  query, gallery = search.prepare_pair(query, gallery, similarity='cosine')
+  query, gallery = features.prepare_pair(query, gallery, similarity='cosine')
   size = len(query) + len(gallery)
   needed, available = matrices * 4 * size**2, _memory_bytes()
   if needed > available:
     raise ValueError(
       f're-ranking {len(query)} queries with {len(gallery)} gallery entries '
       f'needs {needed / 2**30:.0f} GiB, of which there are '
-      f'{available / 2**30:.0f}; rank fewer queries at a time or a part of the '
-      'gallery'
+      f'{available / 2**30:.0f}; score the candidates of a first search only '
+      '(cvgl_jax.retrieval.rerank_sparse)'
     )
   return np.concatenate([query, gallery])
 
@@ -136,18 +214,18 @@ def _memory_bytes() -> int:
 
 
 @functools.partial(jax.jit, static_argnames=('num_queries', 'k1', 'k2'))
-def _gnn(features, original_weight, *, num_queries, k1, k2) -> jax.Array:
-  cosine = search.similarity_matrix(features, features)  # [N, N]
+def _gnn(joint, original_weight, *, num_queries, k1, k2) -> jax.Array:
+  cosine = features.similarity_matrix(joint, joint)  # [N, N]
   nearest, neighbours = jax.lax.top_k(cosine, k1)  # [N, k1]
   weights = nearest**2
-  rows = jnp.arange(len(features))
+  rows = jnp.arange(len(joint))
   graph = jnp.zeros_like(cosine).at[rows[:, None], neighbours].set(1.0)
   if k2 != 1:
     for _ in range(2):
       graph = graph + graph.T
       graph = _gather_sum(graph, neighbours[:, :k2], weights[:, :k2])
       graph /= jnp.linalg.norm(graph, axis=1, keepdims=True)
-  similarity = search.similarity_matrix(
+  similarity = features.similarity_matrix(
     graph[:num_queries], graph[num_queries:]
   )
   original = cosine[:num_queries, num_queries:]
@@ -169,15 +247,16 @@ def _gather_sum(
   jax.jit, static_argnames=('num_queries', 'k1', 'k2', 'square')
 )
 def _k_reciprocal(
-  features, original_weight, *, num_queries, k1, k2, square
+  joint, original_weight, *, num_queries, k1, k2, square
 ) -> jax.Array:
-  size = len(features)
-  distance = 2 - 2 * search.similarity_matrix(features, features)  # [N, N]
+  size = len(joint)
+  cosine = features.similarity_matrix(joint, joint)  # [N, N]
+  _, order = jax.lax.top_k(cosine, max(k1 + 1, k2))  # [N, K]
+  distance = 2 - 2 * cosine
   distance = distance**2 if square else distance
   # A row of equal features has no distance to divide by.
   largest = distance.max(axis=1, keepdims=True)
   distance = distance / jnp.where(largest > 0, largest, 1.0)
-  _, order = jax.lax.top_k(-distance, max(k1 + 1, k2))  # [N, K]
   half = round(k1 / 2)  # halves to the even number, as np.around
   wide = order[:, : k1 + 1]
   wide_mutual = _mutual(wide)
@@ -195,7 +274,8 @@ def _k_reciprocal(
     member = jnp.zeros(size, bool).at[near].max(is_near)
     member = member.at[far].max(is_far & joins[:, None])
     weight = jnp.where(member, jnp.exp(-distance[row]), 0.0)
-    return weight / weight.sum()
+    total = weight.sum()
+    return weight / jnp.where(total > 0, total, 1.0)
 
   code = jax.lax.map(encode, jnp.arange(size), batch_size=64)  # [N, N]
   if k2 != 1:

@@ -1,8 +1,21 @@
-"""Exact nearest neighbours of query features in a gallery.
+"""Exact nearest neighbours of query features in a gallery of any size.
 
 Arrays in, arrays out: usable on any features, with or without the rest of this
-project. Similarities are float32 at the highest matmul precision, because the
-reduced precision that accelerators choose by default changes ranks.
+project. The answer is defined by `features.exact_scores`, a function of two
+rows, and by the tie rule: it does not depend, in any bit, on chunk sizes, the
+number of devices, the precision of the first pass, or whether the gallery lies
+in memory or in a file.
+
+How: matrix products of chunks are a first pass with a proven error. Whatever
+they cannot exclude is scored exactly, and the best k are kept. A gallery row is
+excluded by k rows whose exact scores are higher for certain:
+
+  product < (k-th best exact score so far) - error, or
+  product < (k-th best product of the chunk) - 2 error
+
+On a CPU the rows that are left are few and NumPy collects them (this module);
+on accelerators and meshes their number is fixed in advance (`device_search`),
+and queries for which it was too small come back here.
 """
 
 import functools
@@ -12,11 +25,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Similarity = Literal['cosine', 'dot']
+from cvgl_jax.retrieval import device_search, features
+
 Ties = Literal['lower', 'higher']
 
-# Norms beyond this overflow the float32 dot product of two features.
-_MAX_NORM = 1e18
+# Chunk of gallery rows where the caller names none. On a CPU 1024 x 4096 scores
+# stay in the cache; an accelerator wants large products.
+_CHUNK = {'cpu': 4096}
+_DEVICE_CHUNK = 65536
+# A query with more than this many times k rows left gets a higher bar.
+_CROWD = 2
+# Exact scores are computed for this many feature values at a time (16 MiB).
+_TILE_VALUES = 2**22
 
 
 class TopK(NamedTuple):
@@ -25,66 +45,105 @@ class TopK(NamedTuple):
   Attributes:
     scores: [Q, K] float32, descending.
     rows: [Q, K] int32, row numbers of the gallery.
+    repeated: queries for which the first pass was not enough: one in bfloat16
+      that had to be repeated in float32, or one on an accelerator or a mesh
+      that left too many rows. Their results are as exact as the others.
   """
 
   scores: np.ndarray
   rows: np.ndarray
+  repeated: int = 0
 
 
 def top_k(
-  query: np.ndarray,
-  gallery: np.ndarray,
+  query: np.ndarray | jax.Array,
+  gallery: np.ndarray | jax.Array | device_search.Placed,
   *,
   k: int,
-  similarity: Similarity = 'cosine',
+  similarity: features.Similarity = 'cosine',
   ties: Ties = 'lower',
   query_chunk: int = 1024,
-  gallery_chunk: int = 16384,
+  gallery_chunk: int | None = None,
+  mesh: jax.sharding.Mesh | None = None,
+  first_pass: features.FirstPass = 'float32',
 ) -> TopK:
   """The k most similar gallery rows of every query, exactly.
 
-  The scores exist for one query chunk against one gallery chunk at a time, so
-  memory beyond the features is about 4 * query_chunk * gallery_chunk bytes.
+  The gallery is read once, a chunk at a time: it may be larger than the memory
+  of a device (chunks are streamed from the host) and larger than that of the
+  host (`np.load(path, mmap_mode='r')`). Queries and results are held whole.
+
+  Memory beyond the two arrays, with q = `query_chunk`, g = `gallery_chunk`:
+    on a CPU: 8 Q (D + K) + 16 g D + 16 q g bytes and 64 MiB; 16 q g grows to at
+      most 128 q g where nearly all scores of a chunk tie with the k-th best.
+    on an accelerator, and on each device of a mesh: 4 Q D + 9 Q K + 12 g D +
+      12 q g bytes and 128 MiB.
 
   Args:
     query: [Q, D] features, any float dtype; ranked in float32.
-    gallery: [G, D] features.
+    gallery: [G, D] features: NumPy, memory-mapped or JAX array, or the result
+      of `device_search.place`, which fixes similarity, mesh and gallery chunk.
     k: how many; more than G gives all G.
     similarity: 'cosine', or 'dot' for features that carry their own scale.
     ties: which of two equal scores comes first: the 'lower' or the 'higher'
       gallery row.
     query_chunk: queries per block.
-    gallery_chunk: gallery rows per block.
+    gallery_chunk: gallery rows per block, on each device of the mesh; by
+      default 4096 on a CPU, 65536 on an accelerator.
+    mesh: splits every chunk of the gallery over these devices (see
+      `sharding.make_mesh`); by default the first device is used alone.
+    first_pass: 'bfloat16' multiplies in bfloat16 first. Same result; faster
+      where the hardware is, and where the scores of a query are spread widely
+      enough for its coarser bound (`TopK.repeated` counts where they are not).
 
   Returns:
     `TopK` with K = min(k, G).
 
   Raises:
-    ValueError: k < 1, an empty side, different D, or features that cannot be
-      ranked (see `prepare`).
+    ValueError: k < 1, an empty side, different D, 2^31 rows or more, unknown
+      options, or features that cannot be ranked (see `features.Rows`).
   """
-  if k < 1 or query_chunk < 1 or gallery_chunk < 1:
-    raise ValueError(
-      f'k={k}, query_chunk={query_chunk}, gallery_chunk={gallery_chunk}: '
-      'all must be at least 1'
+  _check_options(k, query_chunk, gallery_chunk, ties, first_pass)
+  placed = gallery if isinstance(gallery, device_search.Placed) else None
+  if placed is not None:
+    gallery, similarity = placed.rows.values, placed.rows.similarity
+  query, gallery = features.pair(query, gallery, similarity=similarity)
+  on_host = placed is None and mesh is None and jax.default_backend() == 'cpu'
+  if gallery_chunk is None:
+    platform = (mesh.devices.flat[0] if mesh else jax.devices()[0]).platform
+    gallery_chunk = _CHUNK.get(platform, _DEVICE_CHUNK)
+  options = {
+    'k': min(k, len(gallery)),
+    'ties': ties,
+    'block': min(query_chunk, len(query)),
+  }
+  features.check_row_numbers(gallery)
+  query = query.part(0, len(query))
+  if on_host:
+    return _scan(
+      query, gallery, chunk=gallery_chunk, first_pass=first_pass, **options
     )
-  query, gallery = prepare_pair(query, gallery, similarity=similarity)
-  size = len(gallery)
-  k = min(k, size)
-  # Ties are broken by position; backwards positions break them backwards.
-  backwards = _is_backwards(ties)
-  blocks = _blocks(gallery[::-1] if backwards else gallery, gallery_chunk)
-  query_chunk = min(query_chunk, len(query))
-  results = []
-  for start in range(0, len(query), query_chunk):
-    block = query[start : start + query_chunk]
-    count = len(block)
-    block = np.pad(block, [(0, query_chunk - count), (0, 0)])
-    scores, rows = _search_block(block, blocks, size, k=k)
-    results.append((scores[:count], rows[:count]))
-  scores = np.concatenate([np.asarray(s) for s, _ in results])
-  rows = np.concatenate([np.asarray(r) for _, r in results])
-  return TopK(scores, size - 1 - rows if backwards else rows)
+  if placed is None:
+    placed = device_search.stream(gallery, chunk=gallery_chunk, mesh=mesh)
+  scores, rows, crowded = device_search.scan(
+    query, placed, first_pass=first_pass, **options
+  )
+  repeated = left = np.flatnonzero(crowded)
+  if first_pass == 'bfloat16' and len(left):
+    scores[left], rows[left], crowded = device_search.scan(
+      query[left], placed, first_pass='float32', **options
+    )
+    left = left[crowded]
+  if len(left):
+    found = _scan(
+      query[left],
+      gallery,
+      chunk=min(gallery_chunk, _CHUNK['cpu']),
+      first_pass='float32',
+      **options,
+    )
+    scores[left], rows[left] = found.scores, found.rows
+  return TopK(scores, rows, len(repeated))
 
 
 def top_k_scores(scores: np.ndarray, *, k: int, ties: Ties = 'lower') -> TopK:
@@ -92,119 +151,161 @@ def top_k_scores(scores: np.ndarray, *, k: int, ties: Ties = 'lower') -> TopK:
   scores = np.asarray(scores)
   if scores.ndim != 2 or not scores.size or k < 1:
     raise ValueError(f'scores of shape {scores.shape} with k={k}')
-  backwards = _is_backwards(ties)
+  if np.isnan(scores).any():
+    raise ValueError('scores hold NaN; nothing is ranked on them')
+  _check_options(k, 1, 1, ties, 'float32')
+  backwards = ties == 'higher'
   ordered = scores[:, ::-1] if backwards else scores
   columns = np.argsort(-ordered, axis=1, kind='stable')[:, :k].astype(np.int32)
   best = np.take_along_axis(ordered, columns, axis=1).astype(np.float32)
   return TopK(best, scores.shape[1] - 1 - columns if backwards else columns)
 
 
-def prepare(
-  features: np.ndarray, name: str, *, similarity: Similarity = 'cosine'
-) -> np.ndarray:
-  """Checks features and brings them into the form that is ranked.
-
-  Args:
-    features: [N, D] float array.
-    name: what they are, for messages ('query', 'gallery', a file).
-    similarity: 'cosine' divides every row by its L2 norm.
-
-  Returns:
-    [N, D] float32.
-
-  Raises:
-    ValueError: not a matrix, no rows, NaN or infinite values, values too large
-      for float32 products, or (cosine) zero rows; the message lists the rows.
-  """
-  if similarity not in ('cosine', 'dot'):
-    raise ValueError(f"similarity {similarity!r}: expected 'cosine' or 'dot'")
-  features = np.asarray(features)
-  if features.ndim != 2:
+def _check_options(k, query_chunk, gallery_chunk, ties, first_pass) -> None:
+  if min(k, query_chunk, gallery_chunk or 1) < 1 or gallery_chunk == 0:
     raise ValueError(
-      f'{name}: features of shape {features.shape}, expected [rows, dimension]'
+      f'k={k}, query_chunk={query_chunk}, gallery_chunk={gallery_chunk}: '
+      'all must be at least 1'
     )
-  if not features.size:
-    raise ValueError(f'{name}: features of shape {features.shape} are empty')
-  norm = np.sqrt(np.einsum('nd,nd->n', features, features, dtype=np.float64))
-  _refuse(~np.isfinite(norm), name, 'hold NaN or infinite values')
-  _refuse(norm > _MAX_NORM, name, f'have a norm above {_MAX_NORM:g}')
-  if similarity == 'dot':
-    return features.astype(np.float32, copy=False)
-  _refuse(norm == 0, name, 'are all zero, so they have no direction')
-  # Divided in float64, without a float64 copy of all features.
-  unit = np.empty(features.shape, np.float32)
-  return np.divide(features, norm[:, None], out=unit, casting='same_kind')
-
-
-def prepare_pair(
-  query: np.ndarray, gallery: np.ndarray, *, similarity: Similarity
-) -> tuple[np.ndarray, np.ndarray]:
-  """`prepare` of both sides; their dimensions must agree."""
-  query = prepare(query, 'query', similarity=similarity)
-  gallery = prepare(gallery, 'gallery', similarity=similarity)
-  if query.shape[1] != gallery.shape[1]:
-    raise ValueError(
-      f'query features have dimension {query.shape[1]}, gallery features '
-      f'{gallery.shape[1]}; both must come from the same model'
-    )
-  return query, gallery
-
-
-def similarity_matrix(query: jax.Array, gallery: jax.Array) -> jax.Array:
-  """Dot products [Q, G] float32 of [Q, D] and [G, D], at full precision."""
-  return jnp.einsum('qd,gd->qg', query, gallery, precision='highest')
-
-
-def _refuse(bad: np.ndarray, name: str, what: str) -> None:
-  rows = np.flatnonzero(bad)
-  if len(rows):
-    listed = ', '.join(map(str, rows[:5])) + (', ...' if len(rows) > 5 else '')
-    raise ValueError(
-      f'{name}: {len(rows)} of {len(bad)} feature rows {what} (rows {listed}); '
-      'nothing is ranked on them'
-    )
-
-
-def _is_backwards(ties: Ties) -> bool:
   if ties not in ('lower', 'higher'):
     raise ValueError(f"ties {ties!r}: expected 'lower' or 'higher'")
-  return ties == 'higher'
+  if first_pass not in ('float32', 'bfloat16'):
+    raise ValueError(
+      f"first_pass {first_pass!r}: expected 'float32' or 'bfloat16'"
+    )
 
 
-def _blocks(gallery: np.ndarray, chunk: int) -> np.ndarray:
-  """[G, D] -> [C, chunk, D], zero rows at the end."""
+def _scan(
+  query: np.ndarray,
+  gallery: features.Rows,
+  *,
+  k: int,
+  ties: Ties,
+  block: int,
+  chunk: int,
+  first_pass: features.FirstPass,
+) -> TopK:
+  """`top_k` of prepared queries; what is left is collected on the host."""
+  scores = np.full((len(query), k), -np.inf, np.float32)
+  rows = np.full((len(query), k), -1, np.int32)
+  repeated = np.zeros(len(query), bool)
   chunk = min(chunk, len(gallery))
-  count = -(-len(gallery) // chunk)
-  padded = np.pad(gallery, [(0, count * chunk - len(gallery)), (0, 0)])
-  return padded.reshape(count, chunk, -1)
+  parts = [
+    (
+      slice(i, i + block),
+      jnp.asarray(features.pad(query[i : i + block], block)),
+    )
+    for i in range(0, len(query), block)
+  ]
+  for start, chunk_rows in gallery.parts(chunk):
+    count = len(chunk_rows)
+    chunk_rows = jnp.asarray(features.pad(chunk_rows, chunk))
+    for part, queries in parts:
+      keep, repeated_here = _not_excluded(
+        queries, chunk_rows, count, scores[part, -1], k, first_pass
+      )
+      repeated[part] |= repeated_here
+      at, column = np.divmod(np.flatnonzero(keep), count)
+      exact = _exact_pairs(queries, chunk_rows, at, column)
+      _merge(scores[part], rows[part], at, start + column, exact, ties=ties)
+  return TopK(scores, rows, int(repeated.sum()))
 
 
-@functools.partial(jax.jit, static_argnames='k')
-def _search_block(
-  query: jax.Array, blocks: jax.Array, size: jax.Array, *, k: int
-) -> tuple[jax.Array, jax.Array]:
-  """Top k of one query block over all gallery blocks, by running merges.
+def _not_excluded(queries, gallery, count, lowest, k, first_pass):
+  """Which of the first `count` gallery rows may be among the k best.
 
-  `top_k` keeps the lower position of equal scores; earlier blocks stand first
-  in the merge, so the lower row wins over all blocks.
+  Args:
+    queries: [q', D]; only the first q, the length of `lowest`, are asked for.
+    gallery: [g, D].
+    count: gallery rows that are no padding.
+    lowest: [q] k-th best exact scores so far.
+    k: how many are looked for.
+    first_pass: see `top_k`.
+
+  Returns:
+    bool [q, count]; and bool [q], the queries repeated in float32.
   """
-  chunk = blocks.shape[1]
-
-  def merge(best, item):
-    index, block = item
-    rows = index * chunk + jnp.arange(chunk, dtype=jnp.int32)
-    scores = similarity_matrix(query, block)  # [q, chunk]
-    scores = jnp.where(rows[None] < size, scores, -jnp.inf)
-    scores, columns = jax.lax.top_k(scores, min(k, chunk))
-    scores = jnp.concatenate([best[0], scores], axis=1)
-    rows = jnp.concatenate([best[1], rows[columns]], axis=1)
-    scores, columns = jax.lax.top_k(scores, k)
-    return (scores, jnp.take_along_axis(rows, columns, axis=1)), None
-
-  nothing = (
-    jnp.full((len(query), k), -jnp.inf),
-    jnp.full((len(query), k), -1, jnp.int32),
+  scores, error = (
+    np.asarray(x)[: len(lowest)]
+    for x in _approximate(queries, gallery, first_pass=first_pass)
   )
-  indices = jnp.arange(len(blocks), dtype=jnp.int32)
-  best, _ = jax.lax.scan(merge, nothing, (indices, blocks))
-  return best
+  scores = scores[:, :count]
+  bar = lowest - error
+  keep = scores >= bar[:, None]
+  limit = _CROWD * k
+  crowded = np.flatnonzero(np.count_nonzero(keep, axis=1) > limit)
+  if len(crowded):
+    few = scores[crowded]
+    best = np.partition(few, count - k, axis=1)[:, count - k]
+    bar[crowded] = np.maximum(bar[crowded], best - 2 * error[crowded])
+    keep[crowded] = few >= bar[crowded, None]
+  repeated = np.zeros(len(lowest), bool)
+  if first_pass == 'bfloat16':
+    # Rows by the hundred that only the coarse bound cannot exclude cost more
+    # than the product in float32.
+    repeated = np.count_nonzero(keep, axis=1) > 4 * limit
+    if repeated.any():
+      again, _ = _not_excluded(queries, gallery, count, lowest, k, 'float32')
+      keep[repeated] = again[repeated]
+  return keep, repeated
+
+
+def _exact_pairs(queries, gallery, at, column) -> np.ndarray:
+  """`features.exact_scores` [P] of the pairs (at[i], column[i])."""
+  exact = np.empty(len(at), np.float32)
+  tile = max(1, min(8192, _TILE_VALUES // queries.shape[1]))
+  for i in range(0, len(at), tile):
+    pairs = np.stack([at[i : i + tile], column[i : i + tile]], axis=1)
+    found = _pair_scores(
+      queries, gallery, features.pad(pairs.astype(np.int32), tile)
+    )
+    exact[i : i + tile] = np.asarray(found)[: len(pairs)]
+  return exact
+
+
+def _merge(scores, rows, at, new_rows, new_scores, *, ties) -> None:
+  """Puts new rows into the best k of every query, in place.
+
+  Args:
+    scores: [q, k] float32, descending, -inf where there are fewer rows yet.
+    rows: [q, k] int32; all of them lower than the new ones.
+    at: [P] the queries of the new rows, ascending.
+    new_rows: [P], ascending within a query.
+    new_scores: [P] float32.
+    ties: see `top_k`.
+  """
+  better = new_scores >= scores[at, -1]
+  at, new_rows, new_scores = (x[better] for x in (at, new_rows, new_scores))
+  if not len(at):
+    return
+  touched, first, at, counts = np.unique(
+    at, return_index=True, return_inverse=True, return_counts=True
+  )
+  place = np.arange(len(at)) - first[at]
+  shape = (len(touched), counts.max())
+  wide_scores = np.full(shape, -np.inf, np.float32)
+  wide_rows = np.full(shape, -1, np.int32)
+  wide_scores[at, place] = new_scores
+  wide_rows[at, place] = new_rows
+  # The sort is stable, so equal scores stay in this order.
+  if ties == 'lower':
+    all_scores = np.concatenate([scores[touched], wide_scores], axis=1)
+    all_rows = np.concatenate([rows[touched], wide_rows], axis=1)
+  else:
+    all_scores = np.concatenate([wide_scores[:, ::-1], scores[touched]], axis=1)
+    all_rows = np.concatenate([wide_rows[:, ::-1], rows[touched]], axis=1)
+  order = np.argsort(-all_scores, axis=1, kind='stable')[:, : scores.shape[1]]
+  scores[touched] = np.take_along_axis(all_scores, order, axis=1)
+  rows[touched] = np.take_along_axis(all_rows, order, axis=1)
+
+
+_approximate = functools.partial(jax.jit, static_argnames='first_pass')(
+  features.approximate_scores
+)
+
+
+@jax.jit
+def _pair_scores(
+  queries: jax.Array, gallery: jax.Array, pairs: jax.Array
+) -> jax.Array:
+  return features.exact_scores(queries[pairs[:, 0]], gallery[pairs[:, 1]])

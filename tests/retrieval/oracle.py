@@ -52,3 +52,18 @@ def case(seed, *, places=6, num_queries=13, size=40, dim=3, coarse=True):
   )  # the last two: orphans
   gallery_place = rng.integers(-1, places, size)  # -1: junk
   return query, gallery, query_place, gallery_place
+
+
+def hits(scores, positive, semi_positives, *, ties):
+  """Which queries have nothing but semi-positives before their positive."""
+  found = []
+  for row, good, semi in zip(scores, positive, semi_positives, strict=True):
+    others = [g for g in range(len(row)) if g != good and g not in semi]
+    ahead = [
+      row[g] > row[good]
+      or (ties == 'lower' and row[g] == row[good] and g < good)
+      or (ties == 'higher' and row[g] == row[good] and g > good)
+      for g in others
+    ]
+    found.append(not any(ahead))
+  return np.array(found)

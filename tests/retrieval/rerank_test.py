@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cvgl_jax.retrieval import rerank
+from cvgl_jax.retrieval import rerank, search
 
 
 def features(seed, num_queries=7, size=23, dim=6):
@@ -109,11 +109,20 @@ def test_equal_features_do_not_divide_by_zero():
     assert np.isfinite(method(same[:2], same, k1=3, k2=2)).all()
 
 
+def test_more_equals_than_neighbours_give_no_nan():
+  # Rows 5 and up are in nobody's list of the first three.
+  same = np.ones((9, 3))
+  for method in (rerank.gnn, rerank.k_reciprocal):
+    assert np.isfinite(method(same[:4], same[4:], k1=2, k2=2)).all()
+
+
 @pytest.mark.parametrize('method', [rerank.gnn, rerank.k_reciprocal])
 def test_too_little_memory_is_said_before_the_work(method, monkeypatch):
   monkeypatch.setattr(rerank, '_memory_bytes', lambda: 1000)
   query, gallery = features(0)
-  with pytest.raises(ValueError, match='re-ranking 7 queries with 23'):
+  with pytest.raises(
+    ValueError, match=r're-ranking 7 queries with 23.*rerank_sparse'
+  ):
     method(query, gallery)
 
 
@@ -121,3 +130,52 @@ def test_k2_above_k1_is_an_error():
   query, gallery = features(0)
   with pytest.raises(ValueError, match='k1=3, k2=4'):
     rerank.gnn(query, gallery, k1=3, k2=4)
+
+
+TOP = search.TopK(
+  np.array([[0.9, 0.8, 0.7, 0.6], [0.5, 0.4, 0.3, 0.2]], np.float32),
+  np.array([[3, 1, 0, 2], [2, 0, 1, 3]], np.int32),
+)
+
+
+def test_candidates_take_the_order_of_their_new_scores():
+  best = rerank.rerank_candidates(TOP, np.array([[0.1, 0.3, 0.2], [1, 1, 2]]))
+  # Equal scores keep their order, and the fourth candidate its place.
+  assert best.rows.tolist() == [[1, 0, 3, 2], [1, 2, 0, 3]]
+  np.testing.assert_allclose(
+    best.scores, [[0.3, 0.2, 0.1, 0.6], [2, 1, 1, 0.2]]
+  )
+  assert best.scores.dtype == np.float32 and best.rows.dtype == np.int32
+
+
+def test_equal_scores_of_many_candidates_keep_their_order():
+  rows = np.random.default_rng(0).permutation(200)[None]
+  top = search.TopK(np.linspace(1, 0, 200)[None], rows)
+  best = rerank.rerank_candidates(top, (np.arange(200) % 2)[None])
+  assert best.rows.tolist() == [[*rows[0, 1::2], *rows[0, ::2]]]
+
+
+def test_scores_of_both_stages_can_be_added():
+  scores = np.array([[0.1, 0.3], [0.0, 0.0]])
+  best = rerank.rerank_candidates(TOP, scores, fusion='sum', weight=3.0)
+  assert best.rows.tolist() == [[3, 1, 0, 2], [2, 0, 1, 3]]
+  np.testing.assert_allclose(
+    best.scores[:, :2], [[2.8, 2.7], [1.5, 1.2]], rtol=1e-6
+  )
+  slight = rerank.rerank_candidates(TOP, scores, fusion='sum', weight=0.5)
+  assert slight.rows.tolist() == [[1, 3, 0, 2], [2, 0, 1, 3]]
+
+
+@pytest.mark.parametrize(
+  ('scores', 'options', 'message'),
+  [
+    (np.zeros((2, 5)), {}, '5 scores a query for 4 candidates'),
+    (np.zeros((3, 2)), {}, r'\(3, 2\) for candidates of shape \(2, 4\)'),
+    (np.array([[0], [np.nan]]), {}, 'NaN.*query 1'),
+    (np.zeros((2, 1)), {'fusion': 'product'}, "fusion 'product'"),
+    (np.zeros((2, 1)), {'weight': 0.5}, 'no effect'),
+  ],
+)
+def test_wrong_candidate_scores_are_errors(scores, options, message):
+  with pytest.raises(ValueError, match=message):
+    rerank.rerank_candidates(TOP, scores, **options)
