@@ -21,9 +21,9 @@ def get_config():
   """Small network, random weights, the rendered city."""
   config = small()
   config.data.names = ('rendered_city/demo',)
-  config.train.epochs = 28
+  config.train.epochs = 26
   config.train.ema_decay = 0.0
-  config.train.eval_every_epochs = 14
+  config.train.eval_every_epochs = 13
   config.train.best_metric = 'drone_to_satellite/R@1'
   config.evals = {
     'drone_to_satellite': university1652.task('drone', 'satellite'),

@@ -12,6 +12,9 @@ Source: layumi/University1652-Baseline, `train.py --views 3 --extra_Google
 --share --stride 1 --h 256 --w 256 --droprate 0.75 --fp16` (batch 8, lr 0.01,
 120 epochs); bfloat16 stands for its float16.
 
+More tasks, where their pictures are there: EXTRA_TASKS, for example
+--config=configs/university1652.py:drone_4k_to_satellite+satellite_to_street_average
+
 One optional loss: --config.method.losses.triplet=1.0. Fewer drone views:
 --config.data.drone_views_per_place=9. See `sweep`.
 """
@@ -21,11 +24,37 @@ from ml_collections import config_dict
 from configs import base
 
 VIEWS = ('satellite', 'street', 'drone', 'google')
+# Tasks beside the usual six: query view, gallery view, changes of the section.
+EXTRA_TASKS = {
+  # 54 drone pictures of a building as one query.
+  'multi_query_drone_to_satellite': (
+    'drone',
+    'satellite',
+    {'multi_query': True},
+  ),
+  # Real drone shots (test/4K_drone); `test_4K.py` uses the satellite branch.
+  'drone_4k_to_satellite': (
+    'drone',
+    'satellite',
+    {'query_split': 'test_4k_drone', 'query_view': 'satellite'},
+  ),
+  # The street pictures of a building averaged to one gallery entry.
+  'satellite_to_street_average': (
+    'satellite',
+    'street',
+    {'average_street': True},
+  ),
+  'drone_to_street_average': ('drone', 'street', {'average_street': True}),
+}
 SOURCE = 'layumi/University1652-Baseline, State-of-the-art/README.md'
 
 
-def get_config():
-  """The published full recipe."""
+def get_config(tasks: str = ''):
+  """The published full recipe.
+
+  Args:
+    tasks: names of `EXTRA_TASKS` joined by '+', evaluated as well.
+  """
   config = base.base()
   config.data.names = ('university1652',)
   config.init.weights = 'hf:timm/resnet50.tv_in1k/model.safetensors'
@@ -117,7 +146,21 @@ def get_config():
     'drone_to_street': task('drone', 'street'),
     'street_to_drone': task('street', 'drone'),
   }
+  config.evals.update(extra_tasks(tasks))
   return config
+
+
+def extra_tasks(names: str) -> dict:
+  """Evaluators of `EXTRA_TASKS`, by names joined by '+'; '' is none."""
+  sections = {}
+  for name in names.split('+') if names else ():
+    if name not in EXTRA_TASKS:
+      raise ValueError(
+        f'no extra task {name!r}; there are {sorted(EXTRA_TASKS)}'
+      )
+    query, gallery, changes = EXTRA_TASKS[name]
+    sections[name] = task(query, gallery) | changes
+  return sections
 
 
 def task(

@@ -18,8 +18,12 @@ from configs import university1652
 VIEWS = ('satellite', 'drone')
 
 
-def get_config():
-  """The full recipe without street and google pictures."""
+def get_config(tasks: str = ''):
+  """The full recipe without street and google pictures.
+
+  Args:
+    tasks: see `university1652.get_config`.
+  """
   config = university1652.get_config()
   config.method.views = VIEWS
   config.method.street_weight = 0.0
@@ -27,5 +31,6 @@ def get_config():
   config.evals = {
     'drone_to_satellite': university1652.task('drone', 'satellite'),
     'satellite_to_drone': university1652.task('satellite', 'drone'),
+    **university1652.extra_tasks(tasks),
   }
   return config

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import base
+import main
+from configs import base, university1652
 from cvgl_jax import experiment, settings, strict
 from cvgl_jax.optim import build
 
@@ -99,6 +100,36 @@ def test_a_recipe_traces_through_init_loss_and_embed(name):
       lambda v, x, view=view: method.embed(v, x, view), shapes, image
     )
     assert features.shape[0] == size and features.dtype == jnp.float32
+
+
+def test_extra_tasks_are_evaluators_of_their_own_splits():
+  config = university1652.get_config('+'.join(university1652.EXTRA_TASKS))
+  checked = experiment.check(config.to_dict())
+  evaluators = experiment.make_evaluators(checked)
+  assert len(evaluators) == 6 + len(university1652.EXTRA_TASKS)
+  real = evaluators['drone_4k_to_satellite']
+  assert (real.query_split, real.query_view) == ('test_4k_drone', 'satellite')
+  assert evaluators['multi_query_drone_to_satellite'].multi_query
+  assert evaluators['satellite_to_street_average'].average_street
+  with pytest.raises(ValueError, match='drone_4k_to_satellite'):
+    university1652.get_config('drone_4k')
+
+
+def test_the_command_line_takes_extra_tasks():
+  args = main.parser().parse_args(
+    [
+      *('evaluate', '--workdir=none'),
+      '--config=configs/university1652_no_street.py:drone_4k_to_satellite',
+    ]
+  )
+  override = '--config.evals.drone_4k_to_satellite.flip=False'
+  config = main.load_config(args, [override])
+  assert set(config['evals']) == {
+    'drone_to_satellite',
+    'satellite_to_drone',
+    'drone_4k_to_satellite',
+  }
+  assert config['evals']['drone_4k_to_satellite']['flip'] is False
 
 
 @pytest.mark.parametrize(

@@ -44,16 +44,22 @@ def golden_dir(request) -> pathlib.Path:
 
 
 def pytest_terminal_summary(terminalreporter):
-  """How many golden files ran, by system."""
-  counts = {}
+  """How many golden files ran, by system, and how close they came to failing."""
+  counts, closest = {}, {}
   for outcome in ('passed', 'failed', 'skipped'):
     for report in terminalreporter.getreports(outcome):
-      system = dict(getattr(report, 'user_properties', ())).get('golden_system')
-      if system and (report.when == 'call' or outcome != 'passed'):
-        row = counts.setdefault(
-          system, {'passed': 0, 'failed': 0, 'skipped': 0}
-        )
-        row[outcome] += 1
+      properties = dict(getattr(report, 'user_properties', ()))
+      system = properties.get('golden_system')
+      if not system or report.when != 'call':
+        continue
+      row = counts.setdefault(system, {'passed': 0, 'failed': 0, 'skipped': 0})
+      row[outcome] += 1
+      margin = tuple(properties.get('golden_closest', (0.0, '')))
+      closest[system] = max(closest.get(system, margin), margin)
   for system, row in sorted(counts.items()):
-    numbers = ', '.join(f'{n} {name}' for name, n in row.items())
-    terminalreporter.write_line(f'golden {system}: {numbers}')
+    line = f'golden {system}: {row["passed"] + row["failed"]} ran'
+    line += ''.join(f', {n} {name}' for name, n in row.items())
+    if closest[system][1]:
+      part, key = closest[system]
+      line += f'; closest to its tolerance: {key} ({part:.0%} of it)'
+    terminalreporter.write_line(line)

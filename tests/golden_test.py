@@ -1,10 +1,12 @@
 """Runs every golden file of every implemented system (design, "Golden files").
 
 `pytest tests -m golden --golden-dir=DIR` runs the same checks on other files of
-the same kinds. A file whose prefix no check knows fails; a system without
-checks is reported as skipped.
+the same kinds. A file whose prefix no check knows fails, and so does one with
+arguments or outputs that its check does not use; a system without checks, and
+a part that `golden_checks` calls pending, are reported as skipped.
 """
 
+import functools
 import importlib
 import pathlib
 import pkgutil
@@ -14,47 +16,72 @@ import pytest
 from tests import golden_case, golden_checks
 
 
-def implemented_systems() -> dict[str, dict]:
-  """System name -> its checks by file-name prefix."""
-  systems = {}
+@functools.cache
+def systems() -> dict[str, golden_case.System]:
+  """What every folder of `golden_checks` knows, by the name of the system."""
+  found = {}
   for package in pkgutil.iter_modules(golden_checks.__path__):
     folder = importlib.import_module(f'{golden_checks.__name__}.{package.name}')
-    checks = {}
+    system = found[package.name] = golden_case.System()
+    system.add(folder)
     for area in pkgutil.iter_modules(folder.__path__):
-      module = importlib.import_module(f'{folder.__name__}.{area.name}')
-      repeated = set(checks) & set(module.CHECKS)
-      assert not repeated, f'two checks for {sorted(repeated)}'
-      checks |= module.CHECKS
-    systems[package.name] = checks
-  return systems
+      system.add(importlib.import_module(f'{folder.__name__}.{area.name}'))
+  return found
+
+
+def golden_files(root: pathlib.Path) -> list[pathlib.Path]:
+  """Every .npz of every system, and the .json files that a check knows."""
+  jsons = [
+    path
+    for path in root.glob('*/*.json')
+    if path.parent.name in systems()
+    and not path.name.endswith('names.json')
+    and callable(systems()[path.parent.name].find(path))
+  ]
+  return sorted([*root.glob('*/*.npz'), *jsons])
 
 
 def pytest_generate_tests(metafunc):
   if 'golden_file' not in metafunc.fixturenames:
     return
   root = pathlib.Path(metafunc.config.getoption('--golden-dir'))
-  files = sorted(root.glob('*/*.npz'))
+  files = golden_files(root)
   metafunc.parametrize(
-    'golden_file', files, ids=[f'{f.parent.name}/{f.stem}' for f in files]
+    'golden_file',
+    files,
+    ids=[
+      f'{f.parent.name}/{f.stem if f.suffix == ".npz" else f.name}'
+      for f in files
+    ],
   )
 
 
 @pytest.mark.golden
 def test_golden_file(golden_file, record_property):
-  system = golden_file.parent.name
-  record_property('golden_system', system)
-  systems = implemented_systems()
-  if system not in systems:
-    pytest.skip(f'system {system} is not implemented yet')
-  check = golden_case.find_check(systems[system], golden_file.stem)
+  name = golden_file.parent.name
+  record_property('golden_system', name)
+  if name not in systems():
+    pytest.skip(f'system {name} is not implemented yet')
+  check = systems()[name].find(golden_file)
   if check is None:
     pytest.fail(
-      f'no check knows {system}/{golden_file.name}; '
-      f'prefixes: {sorted(systems[system])}'
+      f'no check knows {name}/{golden_file.name}; '
+      f'prefixes: {sorted(systems()[name].checks)}'
     )
-  check(golden_case.Case(golden_file))
+  if isinstance(check, str):
+    pytest.skip(f'{name}: {check}')
+  if golden_file.suffix == '.json':
+    check(golden_file)
+    return
+  case = golden_case.Case(golden_file)
+  check(case)
+  case.finish()
+  part, key = case.closest
+  record_property('golden_closest', [part, f'{case.stem} {key}'])
 
 
 @pytest.mark.golden
 def test_the_golden_folder_has_files(golden_dir):
-  assert list(golden_dir.glob('*/*.npz')), f'no golden files in {golden_dir}'
+  assert list(golden_dir.glob('*/*.npz')), (
+    f'--golden-dir={golden_dir}: expected files <system>/<case>.npz below it'
+  )

@@ -5,25 +5,9 @@ import numpy as np
 import safetensors.numpy
 
 from cvgl_jax.methods import contract, university1652
-from tests import e2e_test, tiny_world
-from tests.golden_checks.university1652 import networks
+from tests import e2e_test, tiny_world, torch_names
 
 TOY = {'backbone': 'resnet18', 'backbone_width': 4, 'dim': 16}
-
-
-def torch_state_dict(variables) -> dict[str, np.ndarray]:
-  """Variables in the reference's names and layouts."""
-  kinds = {'kernel': 'weight', 'scale': 'weight'}
-  kinds |= {'mean': 'running_mean', 'var': 'running_var'}
-  state = {}
-  for collection in variables.values():
-    for path, value in jax.tree_util.tree_leaves_with_path(collection):
-      *modules, leaf = [key.key for key in path]
-      name = '.'.join(map(networks.torch_name, modules))
-      state[f'{name}.{kinds.get(leaf, leaf)}'] = np.ascontiguousarray(
-        networks.to_torch(leaf, value)
-      )
-  return state
 
 
 def three_view_checkpoint(path, num_classes=5):
@@ -42,7 +26,7 @@ def three_view_checkpoint(path, num_classes=5):
     return 0.1 * rng.standard_normal(x.shape).astype(np.float32)
 
   variables = jax.tree_util.tree_map_with_path(value, shapes)
-  state = torch_state_dict(variables)
+  state = torch_names.state_dict(variables)
   # torch lists the shared trunk of the drone once more.
   state |= {
     name.replace('model_1.', 'model_3.', 1): value

@@ -7,7 +7,7 @@ colour jitter, edge padding, rotation about the centre (nearest neighbour in
 16.16 fixed point), crop, flip; then random erasing. Geometry is one gather: an
 output pixel is traced back through flip, crop, rotation and padding.
 
-Sample i of a batch draws from its own key, whatever the batch is split into.
+Picture i of a batch draws from its own key, whatever the others are.
 
 Source: layumi/University1652-Baseline `train.py`, `random_erasing.py`;
 torchvision `RandomAffine`, `ColorJitter`; Pillow `Geometry.c`, `Blend.c`.
@@ -45,16 +45,9 @@ _BRIGHTNESS, _CONTRAST, _SATURATION = range(3)
 class NoAugment:
   """Only the conversion to float32."""
 
-  def __call__(
-    self,
-    key: jax.Array,
-    images: jax.Array,
-    view: str,
-    *,
-    first: jax.Array | int = 0,
-  ) -> jax.Array:
+  def __call__(self, key: jax.Array, images: jax.Array, view: str) -> jax.Array:
     """Returns `images`, uint8 [B, H, W, 3], as float32; ignores the rest."""
-    del key, view, first
+    del key, view
     _check_images(images)
     return images.astype(jnp.float32)
 
@@ -113,22 +106,13 @@ class UniversityTrain:
       if not 0 <= getattr(self, name) <= 1:
         raise ValueError(f'{name} is {getattr(self, name)}; expected 0 to 1')
 
-  def __call__(
-    self,
-    key: jax.Array,
-    images: jax.Array,
-    view: str,
-    *,
-    first: jax.Array | int = 0,
-  ) -> jax.Array:
+  def __call__(self, key: jax.Array, images: jax.Array, view: str) -> jax.Array:
     """Augments a batch of one view.
 
     Args:
       key: of the step; the views of a step draw different numbers from it.
       images: uint8 [B, H, W, 3].
       view: of the pictures; its first word is a key of `KINDS`.
-      first: number of the first picture in the whole batch, for callers that
-        augment a batch in parts.
 
     Returns:
       float32 [B, H, W, 3], values of the augmented 8-bit picture in 0 ... 255;
@@ -140,7 +124,7 @@ class UniversityTrain:
     _check_images(images)
     kind = _kind(view)
     key = jax.random.fold_in(key, zlib.crc32(view.encode()) & 0x7FFFFFFF)
-    number = first + jnp.arange(images.shape[0])  # [B]
+    number = jnp.arange(images.shape[0])  # [B]
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, number)
     return jax.vmap(lambda k, image: self._one(k, image, kind))(keys, images)
 

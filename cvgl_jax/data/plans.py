@@ -146,12 +146,7 @@ class Pairs:
   ) -> np.ndarray:
     """Row numbers of one epoch, int64 [steps, batch, slots].
 
-    Args:
-      places: view -> place of every row, int [N].
-      batch_size: places in a step.
-      seed: of the run, not negative.
-      epoch: counted from 0.
-      neighbours: must be None; this plan mines nothing.
+    Args: as `IndependentViews.rows`; `batch_size` counts places.
 
     Raises:
       ValueError: a view is absent, no place occurs in all views, or there are

@@ -3,5 +3,6 @@
 classification: cross entropy, instance loss, ArcFace, CosFace, SphereFace.
 contrastive: circle, contrastive, lifted structure, InfoNCE.
 triplet: multi-similarity miner, triplet margin.
+metric: the baselines' optional metric losses by name, over views.
 pairs: what they share: unit vectors, pair masks, masked sums.
 """

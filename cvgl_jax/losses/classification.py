@@ -133,9 +133,7 @@ def cosface_loss(
   """CE(scale * c'), the cosine to the own prototype lowered by the margin.
 
   Args:
-    x: [B, D] embeddings, normalised here.
-    label: [B] int.
-    prototype: [D, K], one column per class, normalised here.
+    x, label, prototype: as in `arcface_loss`.
     margin: subtracted from the cosine of the own class.
     scale: factor of the cosines.
 
@@ -163,9 +161,7 @@ def sphere_loss(
   without gradient; c' = cos(theta) of the other classes.
 
   Args:
-    x: [B, D] embeddings, normalised here.
-    label: [B] int.
-    prototype: [D, K], one column per class, normalised here.
+    x, label, prototype: as in `arcface_loss`.
     margin: m, a whole number >= 1.
     scale: factor of the scores.
 

@@ -35,14 +35,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvgl_jax.losses import classification, contrastive, pairs, triplet
+from cvgl_jax.losses import classification, metric, pairs
 from cvgl_jax.methods import contract
-from cvgl_jax.models import backbones, layers, torch_weights
+from cvgl_jax.models import backbones, layers, view_network, view_weights
 
 # Every view in the order of the reference's passes, with its own trunk.
 TRUNKS = {
@@ -52,75 +51,6 @@ TRUNKS = {
   'google': 'model_2',
 }
 DTYPES = ('float32', 'bfloat16')
-PROTOTYPE_LOSSES = ('arcface', 'cosface', 'sphere')
-
-
-class Network(nn.Module):
-  """All trunks and the head that they share.
-
-  Attributes:
-    trunks: names of the trunks there are ('model_1', ...).
-    trunk: arguments of every `backbones.Trunk`.
-    num_classes, dim, droprate, dtype: of the head.
-    prototypes: metric losses whose class prototypes are parameters.
-  """
-
-  trunks: tuple[str, ...]
-  trunk: Mapping[str, Any]
-  num_classes: int
-  dim: int
-  droprate: float
-  dtype: Any
-  prototypes: tuple[str, ...] = ()
-
-  def setup(self):
-    for name in self.trunks:
-      setattr(self, name, backbones.Trunk(**self.trunk, dtype=self.dtype))
-    self.classifier = layers.ClassBlock(
-      self.num_classes, dim=self.dim, droprate=self.droprate, dtype=self.dtype
-    )
-    for name in self.prototypes:
-      weight = self.param(
-        f'prototypes_{name}',
-        nn.initializers.normal(1.0),
-        (self.dim, self.num_classes),
-        jnp.float32,
-      )
-      setattr(self, f'_{name}', weight)
-
-  def features(self, x: jax.Array, trunk: str, *, train: bool) -> jax.Array:
-    """Normalised pictures [B, H, W, 3] -> f [B, D] (after dropout)."""
-    return self.classifier.features(
-      getattr(self, trunk)(x, train=train), train=train
-    )
-
-  def classify(self, features: jax.Array) -> jax.Array:
-    """f [B, D] -> logits [B, K]."""
-    return self.classifier.classify(features)
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Every trunk on the same pictures; makes all variables."""
-    for trunk in self.trunks:
-      logits = self.classify(self.features(x, trunk, train=False))
-    return logits
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MetricLosses:
-  """Weights of the losses on f / |f|; 0 is off, 1 the released flag."""
-
-  circle: float = 0.0
-  triplet: float = 0.0
-  contrast: float = 0.0
-  lifted: float = 0.0
-  arcface: float = 0.0
-  cosface: float = 0.0
-  sphere: float = 0.0
-  info_nce: float = 0.0
-
-  def active(self) -> dict[str, float]:
-    """Losses in use -> weight."""
-    return {k: v for k, v in dataclasses.asdict(self).items() if v}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,7 +101,7 @@ class Method:
   droprate: float = 0.5
   instance_weight: float = 1.0
   street_weight: float = 1.0
-  losses: MetricLosses = MetricLosses()
+  losses: metric.Weights = dataclasses.field(default_factory=metric.Weights)
   loss_merge: bool = False
   circle_gamma: float = 32.0
   temperature: float = 0.07
@@ -231,7 +161,7 @@ class Method:
     return {view: name for view, name in names.items() if name in there}
 
   @property
-  def network(self) -> Network:
+  def network(self) -> view_network.ViewNetwork:
     """The Flax module."""
     if self.num_classes < 1:
       raise ValueError(
@@ -241,9 +171,9 @@ class Method:
     prototypes = ()
     if self.prototype_trainable:
       prototypes = tuple(
-        name for name in PROTOTYPE_LOSSES if name in self.losses.active()
+        name for name in metric.WITH_PROTOTYPES if name in self.losses.active()
       )
-    return Network(
+    return view_network.ViewNetwork(
       trunks=tuple(dict.fromkeys(self.trunks.values())),
       trunk={
         'backbone': self.backbone,
@@ -397,114 +327,49 @@ class Method:
   def variables_from_torch(
     self, variables: Mapping[str, Any], source: Mapping[str, Any], *, where: str
   ) -> dict[str, Any]:
-    """Takes a published checkpoint or ImageNet weights.
+    """Takes a published checkpoint or ImageNet weights; see `view_weights`.
 
     Args:
       variables: of `init`.
-      source: torch state dict as arrays. Names 'model_1.model.conv1.weight',
-        'classifier.add_block.0.weight', ... fill everything (USAM included);
-        torchvision names ('conv1.weight', ...) fill every trunk and leave the
-        head, GeM exponents and USAM as they are.
+      source: torch state dict as arrays, in its names or torchvision's.
       where: the file, for messages.
 
-    Returns:
-      Variables like `variables`.
-
     Raises:
-      ValueError: lists entries that are missing, extra or mis-shaped, and
-        trunks that this method shares and the checkpoint does not.
+      ValueError: it does not fit; the message says what to change.
     """
-    if any(name.startswith('model_1.') for name in source):
-      return self._variables_from_checkpoint(variables, source, where)
-    for trunk in self.network.trunks:
-      variables = torch_weights.convert_part(
-        variables,
-        (trunk, 'model'),
-        source,
-        where=f'{where} (ImageNet names)',
-        allowed_extra=backbones.IMAGENET_HEADS,
-        allowed_missing=(r'gem2/p',),
-      )
-    return variables
-
-  def num_classes_of(self, source: Mapping[str, Any]) -> int:
-    """Training places that a state dict classifies; 0 if it has no classifier."""
-    last = source.get('classifier.classifier.0.weight')
-    return 0 if last is None else len(last)
-
-  def _variables_from_checkpoint(self, variables, source, where):
-    """The whole method from the names of the reference."""
-    aliases = {
-      f'{own}.': f'{self.trunks[view]}.'
-      for view, own in TRUNKS.items()
-      if self.trunks.get(view, own) != own
-    }
-    source = torch_weights.drop_tied(source, aliases, where=where)
-    count = self.num_classes_of(source)
-    if count and count != self.num_classes:
-      raise ValueError(
-        f'{where}: the checkpoint classifies {count} training places, the '
-        f'method {self.num_classes}; set config.method.num_classes={count}'
-      )
-    # A checkpoint always has three trunks; those of views left out stay there.
-    unused = set(TRUNKS.values()) - set(self.network.trunks)
-    return torch_weights.convert(
+    view_weights.check_num_classes(source, self.num_classes, where=where)
+    return view_weights.fill(
       variables,
       source,
+      trunks=self.trunks,
+      published_trunks=TRUNKS,
       where=where,
-      allowed_extra=(
-        *(rf'{trunk}\..*' for trunk in sorted(unused)),
-        # Never executed parts of torchvision, constant kernels of USAM.
-        r'model_\d\.model\.(fc|classifier)\..*',
-        r'model_\d\.usam_\d\.weight2?',
-      ),
       allowed_missing=(r'prototypes_.*',),
     )
 
+  def num_classes_of(self, source: Mapping[str, Any]) -> int:
+    """Training places that a state dict classifies; 0 if it has no classifier."""
+    return view_weights.num_classes(source)
+
   def _metric_loss(self, name, params, features, label, step):
     """One optional loss over all views, before its weight."""
-    views = self.ordered_views
     if name == 'info_nce':
-      first, *others = self.views
-      return sum(
-        contrastive.info_nce_loss(
-          features[first],
-          features[other],
-          temperature=self.temperature,
-          place=label[first],
-        )
-        for other in others
+      return metric.against_first(
+        {view: features[view] for view in self.views},
+        place=label[self.views[0]],
+        temperature=self.temperature,
       )
-    if name in PROTOTYPE_LOSSES:
-      prototypes = self._prototypes(name, params, step)
-    size = features[views[0]].shape[0]  # B of one view, also when merged.
-
-    def term(x, y):
-      match name:
-        case 'circle':
-          return contrastive.circle_loss(x, y, gamma=self.circle_gamma) / size
-        case 'triplet':
-          return triplet.multi_similarity_triplet_loss(x, y)
-        case 'contrast':
-          return contrastive.contrastive_loss(x, y)
-        case 'lifted':
-          return contrastive.lifted_loss(x, y)
-        case 'arcface':
-          return classification.arcface_loss(x, y, prototypes)
-        case 'cosface':
-          return classification.cosface_loss(x, y, prototypes)
-        case 'sphere':
-          return classification.sphere_loss(x, y, prototypes) / size
-
-    if self.loss_merge:
-      return term(
-        jnp.concatenate([features[view] for view in views]),
-        jnp.concatenate([label[view] for view in views]),
-      )
-    terms = {view: term(features[view], label[view]) for view in views}
-    if name == 'sphere' and 'google' in terms:
-      terms['google'] *= size  # reference-bug: this one term is not divided.
-    return sum(terms.values())
+    prototype = None
+    if name in metric.WITH_PROTOTYPES:
+      prototype = self._prototypes(name, params, step)
+    return metric.over_views(
+      name,
+      features,
+      label=label,
+      merge=self.loss_merge,
+      circle_gamma=self.circle_gamma,
+      prototype=prototype,
+    )
 
   def _prototypes(self, name, params, step):
     """[dim, K], trained or fixed."""
@@ -512,7 +377,7 @@ class Method:
       return params[f'prototypes_{name}']
     # Constant, but computed from `step` (0 times it), because XLA would spend
     # long on folding a large random constant at compile time.
-    key = jax.random.key(PROTOTYPE_LOSSES.index(name))
+    key = jax.random.key(metric.WITH_PROTOTYPES.index(name))
     key = jax.random.fold_in(key, jnp.asarray(step) * 0)
     return jax.random.normal(key, (self.dim, self.num_classes), jnp.float32)
 

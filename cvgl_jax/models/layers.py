@@ -147,11 +147,7 @@ class BatchNorm(nn.Module):
           'batch (or fewer micro-batches)'
         )
       axes = tuple(range(x.ndim - 1))
-      shift = jax.lax.stop_gradient(running_mean.value).astype(wide.dtype)
-      shifted = wide - broadcast(shift)
-      offset = shifted.mean(axes)
-      var = jnp.maximum(jnp.square(shifted).mean(axes) - jnp.square(offset), 0)
-      mean = shift + offset
+      mean, var = _moments(wide, axes, about=running_mean.value)
       if not self.is_initializing():
         keep = self.momentum
         unbiased = var * (count / (count - 1))
@@ -166,6 +162,27 @@ class BatchNorm(nn.Module):
     factor = jax.lax.rsqrt(var + self.epsilon) * scale
     y = (wide - broadcast(mean)) * broadcast(factor) + broadcast(bias)
     return y.astype(self.dtype or x.dtype)
+
+
+def _moments(
+  x: jax.Array, axes: tuple[int, ...], *, about: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Mean and biased variance over `axes`, [C] each.
+
+  Maps take one pass over memory: the variance is taken about `about` (the
+  running mean), which keeps it exact when the mean is large beside the
+  deviation. Vectors are small and often few, so they take two passes, which
+  is as exact as float32 allows.
+  """
+  if len(axes) == 1:
+    mean = x.mean(axes)
+    return mean, jnp.square(x - mean[None]).mean(axes)
+  ones = (1,) * len(axes)
+  shift = jax.lax.stop_gradient(about).astype(x.dtype)
+  shifted = x - shift.reshape(*ones, -1)
+  offset = shifted.mean(axes)
+  var = jnp.maximum(jnp.square(shifted).mean(axes) - jnp.square(offset), 0)
+  return shift + offset, var
 
 
 class GeM(nn.Module):

@@ -6,7 +6,7 @@ Source: layumi/University1652-Baseline, utils.py, update_average.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import optax
 
 
 def update(ema: Any, new: Any, *, decay: float | jax.Array) -> Any:
@@ -22,11 +22,7 @@ def update(ema: Any, new: Any, *, decay: float | jax.Array) -> Any:
     decay: in 0 .. 1; 0 copies `new`, 1 keeps `ema`.
 
   Returns:
-    A tree with the dtypes of `ema`.
+    A tree like `ema`.
   """
 
-  def average(old, value):
-    beta = jnp.asarray(decay, old.dtype)
-    return beta * old + (1 - beta) * value.astype(old.dtype)
-
-  return jax.tree.map(average, ema, new)
+  return optax.incremental_update(new, ema, step_size=1 - decay)

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from cvgl_jax.losses import classification, contrastive, triplet
+from cvgl_jax.losses import classification, contrastive, metric, triplet
 from cvgl_jax.methods import contract, university1652
 from cvgl_jax.models import backbones
-from tests import formula_weights, golden_case
-from tests.golden_checks.university1652 import networks
+from tests import formula_weights, golden_case, torch_names
 
 VIEWS = ('satellite', 'street', 'drone', 'google')
 SMALL = {
@@ -249,7 +248,7 @@ def test_metric_losses_add_to_the_instance_loss(name, merge):
   params[f'prototypes_{name}'] = prototypes
   method = make(
     views=VIEWS,
-    losses=university1652.MetricLosses(**{name: 0.5}),
+    losses=metric.Weights(**{name: 0.5}),
     loss_merge=merge,
     prototype_trainable=True,
   )
@@ -275,7 +274,7 @@ def test_metric_losses_add_to_the_instance_loss(name, merge):
 
 
 def test_fixed_prototypes_are_the_same_at_every_step_and_no_parameter():
-  losses = university1652.MetricLosses(arcface=1.0)
+  losses = metric.Weights(arcface=1.0)
   method = make(views=('satellite', 'drone'), losses=losses)
   features, data = fake_features(('satellite', 'drone'))
   params, _ = head_params()
@@ -300,7 +299,7 @@ def test_info_nce_pairs_the_first_view_with_every_other():
   method = make(
     views=views,
     instance_weight=0.0,
-    losses=university1652.MetricLosses(info_nce=2.0),
+    losses=metric.Weights(info_nce=2.0),
     temperature=0.1,
   )
   loss, _ = method.loss_from_features(params, features, data, 0)
@@ -409,14 +408,7 @@ def test_missing_classes_and_views_are_explained():
 
 def checkpoint(method, variables) -> dict:
   """The state dict that the reference would save for these variables."""
-  result = {}
-  kinds = {'kernel': 'weight', 'scale': 'weight'}
-  kinds |= {'mean': 'running_mean', 'var': 'running_var'}
-  flat = jax.tree_util.tree_flatten_with_path(dict(variables))[0]
-  for path, value in flat:
-    *modules, leaf = [key.key for key in path[1:]]
-    name = '.'.join(networks.torch_name(m) for m in modules)
-    result[f'{name}.{kinds.get(leaf, leaf)}'] = networks.to_torch(leaf, value)
+  result = torch_names.state_dict(variables)
   for trunk in {v for v in method.trunks.values()}:
     result[f'{trunk}.model.fc.weight'] = np.ones((1000, 3), np.float32)
     result[f'{trunk}.model.bn1.num_batches_tracked'] = np.int64(5)
@@ -511,12 +503,12 @@ def test_torchvision_resnet50_weights_give_the_golden_features(
   shapes = jax.eval_shape(method.init, jax.random.key(0), batch(('satellite',)))
   variables = contract.load_pretrained(method, shapes, path)
   trunk = {name: tree['model_1'] for name, tree in variables.items()}
-  x = networks.random_input(case)
+  x = torch_names.nhwc(case.normal())
   with jax.default_matmul_precision('highest'):
     feature = jax.jit(
       lambda v, x: backbones.Trunk(last_stride=1).apply(v, x, train=False)
     )(trunk, x)
-  networks.close(feature, case['out/feature'], rtol=1e-5, what='feature')
+  case.close('out/feature', feature, rtol=1e-5)
 
 
 def test_loss_ignores_the_order_of_the_batch():

@@ -55,6 +55,32 @@ def test_batch_norm_follows_torch(seed):
   np.testing.assert_allclose(evaluated, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('seed', range(5))
+def test_batch_norm_of_few_vectors_is_as_exact_as_float32_allows(seed):
+  """The head's: four values a channel, some of them far from the others."""
+  rng = np.random.default_rng(seed)
+  x = rng.normal(0, 1, (4, 64)).astype(np.float32)
+  x[1:] = x[:1] + 0.03 * x[1:]  # a small deviation about a mean of its own
+  t = rng.normal(0, 1, x.shape)
+  module = layers.BatchNorm()
+
+  def run(x):
+    variables = module.init(jax.random.key(0), x, train=True)
+
+    def total(x):
+      y, _ = module.apply(variables, x, train=True, mutable=['batch_stats'])
+      return (y * t).sum(), y
+
+    return jax.value_and_grad(total, has_aux=True)(jnp.asarray(x))
+
+  (_, y), grad = run(x)
+  with jax.enable_x64(True):
+    (_, exact_y), exact_grad = run(x.astype(np.float64))
+  np.testing.assert_allclose(y, exact_y, rtol=0, atol=2e-5)
+  scale = np.abs(exact_grad).max()
+  np.testing.assert_allclose(grad, exact_grad, rtol=0, atol=1e-5 * scale)
+
+
 def test_batch_norm_keeps_its_digits_when_the_mean_is_large():
   x = np.random.default_rng(0).normal(1000, 1, (64, 3)).astype(np.float32)
   module = layers.BatchNorm()

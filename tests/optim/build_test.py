@@ -1,6 +1,5 @@
 """Optimisers against torch's update rules, groups, clipping, errors."""
 
-import json
 import re
 
 import jax
@@ -10,7 +9,6 @@ import optax
 import pytest
 
 from cvgl_jax import strict
-from cvgl_jax.methods import university1652
 from cvgl_jax.optim import build
 
 SHAPES = {
@@ -385,47 +383,3 @@ def test_a_section_of_lists_and_integers_is_accepted():
   config = strict.make(build.Optimizer, section, 'config.optim')
   assert config.betas == (0.9, 0.95)
   assert config.groups == {'head': 1}
-
-
-def test_the_baseline_groups_have_the_published_members(golden_dir):
-  """Whatever starts with 'classifier' at lr, everything else at 0.1 lr."""
-  folder = golden_dir / 'university1652'
-  if not (folder / 'optimizer_groups.json').exists():
-    pytest.skip('no optimizer_groups.json in the golden folder')
-  expected = json.loads((folder / 'optimizer_groups.json').read_text())
-  cases = {
-    'baseline three_view share 701 classes stride1': 'three_view_share_extra',
-    'baseline three_view noshare': 'three_view_noshare_returnf',
-    'baseline two_view noshare': 'two_view_noshare',
-  }
-  method = university1652.Method()
-  compared = 0
-  for case, stem in cases.items():
-    names = folder / f'{stem}.names.json'
-    if case not in expected or not names.exists():
-      continue
-    compared += 1
-    sizes = {
-      name: int(np.prod(with_701_classes(name, shape)))
-      for name, shape in json.loads(names.read_text())
-      if 'running_' not in name and 'num_batches' not in name
-    }
-    groups = build.group_of_paths(
-      lambda name: method.label(name.replace('.', '/')), list(sizes)
-    )
-    trunk, head = expected[case]['lr_x0.1'], expected[case]['classifier']
-    assert groups['classifier'] == head['names']
-    assert sum(sizes[n] for n in groups['classifier']) == head['scalars']
-    assert len(groups['backbone']) == trunk['tensors']
-    assert sum(sizes[n] for n in groups['backbone']) == trunk['scalars']
-    assert groups['backbone'][:2] == trunk['first']
-    assert groups['backbone'][-2:] == trunk['last']
-  if not compared:
-    pytest.skip('no names of the networks in the golden folder')
-
-
-def with_701_classes(name, shape):
-  """The recorded networks are narrow at the end; the groups count 701."""
-  return (
-    [701, *shape[1:]] if name.startswith('classifier.classifier') else shape
-  )
