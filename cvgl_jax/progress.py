@@ -43,19 +43,20 @@ class Progress:
     self._timed += 1
 
   def line(self, step: int) -> dict[str, float]:
-    """Logs one line; returns the means since the last one."""
+    """Logs one line, on process 0; returns the means since the last one."""
     seconds = max(time.monotonic() - self._start, 1e-9)
     speed = self._timed / seconds
     means = {f'train/{k}': v / self._steps for k, v in self._sums.items()}
     left = (self._total - step) / max(speed, 1e-9)
-    logging.info(
-      'step %d/%d  %.1f pictures/s  loss %.4f  time left %d:%02d',
-      step,
-      self._total,
-      speed * self._pictures,
-      means['train/loss'],
-      *divmod(round(left), 60),
-    )
+    if jax.process_index() == 0:  # the numbers are the same on all
+      logging.info(
+        'step %d/%d  %.1f pictures/s  loss %.4f  time left %d:%02d',
+        step,
+        self._total,
+        speed * self._pictures,
+        means['train/loss'],
+        *divmod(round(left), 60),
+      )
     self._sums.clear()
     self._steps = 0
     self.restart()

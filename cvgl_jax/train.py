@@ -108,7 +108,9 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
 
   embedder = evaluate.make_embedder(checked, method, _variables(state), mesh)
   log = writer.Writer(
-    workdir, resume_step=None if found is None else first_step
+    workdir,
+    resume_step=None if found is None else first_step,
+    repeats_evaluation=owed,
   )
   report = progress.Progress(
     total_steps, options.batch_size * len(method.views)

@@ -34,12 +34,12 @@ class Config(tfds.core.BuilderConfig):
 
 
 _DEMO = {
-  'train_places': 240,
+  'train_places': 420,
   'query_places': 90,
   'distractor_places': 40,
-  'train_drone': 9,
+  'train_drone': 5,
   'test_drone': 4,
-  'street': 2,
+  'street': 1,
   'panorama': 1,
   'video_frames': 0,
   'size_px': 128,
@@ -84,7 +84,7 @@ class Builder(base.Builder):
   )
   BUILDER_CONFIGS: ClassVar[list[Config]] = [
     Config(
-      name='demo', plan=_DEMO, description='370 places, 128 px: for the demo.'
+      name='demo', plan=_DEMO, description='550 places, 128 px: for the demo.'
     ),
     Config(
       name='demo_video',
