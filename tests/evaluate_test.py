@@ -9,6 +9,7 @@ import scipy.io
 
 import main
 from cvgl_jax import evaluate
+from cvgl_jax.retrieval import ranking
 from tests import conftest
 from tests.evaluators import pictures
 
@@ -67,7 +68,11 @@ def test_what_embed_writes_is_evaluated_directly(tmp_path, file_format):
   cache = f'--compile_cache={conftest.CACHE}'
   assert main.main(['evaluate', *flags, f'--output={output}', cache]) == 0
   found = json.loads(output.read_text())
-  assert found['metrics']['R@1'] == 100
+  query, gallery = (evaluate.experiment.open_split(None, (), s) for s in PAIR)
+  wanted = ranking.evaluate_ranking(
+    features_of(query), features_of(gallery), query.place, gallery.place
+  )
+  assert found['metrics'] == wanted.report()
   assert found['rankings'][0]['num_queries'] == 10
   assert found['rankings'][0]['gallery_size'] == 8
 
