@@ -38,7 +38,12 @@ EXTRA_TASKS = {
     'satellite',
     {'query_split': 'test_4k_drone', 'query_view': 'satellite'},
   ),
-  # The street pictures of a building averaged to one gallery entry.
+  # The street pictures of a building averaged to one query or gallery entry.
+  'street_average_to_satellite': (
+    'street',
+    'satellite',
+    {'average_street': True},
+  ),
   'satellite_to_street_average': (
     'satellite',
     'street',
@@ -179,13 +184,20 @@ def task(
     'cumulative': True,
     'multi_query': False,
     'average_street': False,
+    'refine': 'none',  # 'query', 'gallery': all pictures of a place as one too
     'ranks': (1, 5, 10),
     'percent_index': 'university',
     'ap': 'trapezoid',
     'ties': 'lower',
+    'junk_distractors': False,
+    'within_metres': config_dict.placeholder(float),
+    'metre_errors': False,
     'rerank': 'none',  # 'gnn', 'k_reciprocal'
     'rerank_k1': config_dict.placeholder(int),
     'rerank_k2': config_dict.placeholder(int),
+    'rerank_candidates': 0,  # 0: the whole gallery
+    'answer_file': '',  # '160k', '160k_wx'
+    'query_names': '',
     'top': 10,
     'sample_places': 20,
     'published': {},

@@ -78,8 +78,10 @@ class Options:
       raise ValueError(f'diffusion: hiera={self.hiera!r}, expected 0, 1, ...')
     if not 0 < self.alpha < 1:
       raise ValueError(f'diffusion: alpha={self.alpha}, expected in (0, 1)')
-    if not self.cg_tolerance > 0:
-      raise ValueError(f'diffusion: cg_tolerance={self.cg_tolerance}, not > 0')
+    if not 0 < self.cg_tolerance < 1:
+      raise ValueError(
+        f'diffusion: cg_tolerance={self.cg_tolerance}, expected in (0, 1)'
+      )
     if self.kd > self.n_trunc:
       raise ValueError(
         f'diffusion: kd={self.kd} is larger than n_trunc={self.n_trunc}; the '

@@ -101,8 +101,8 @@ def check(
     norm = np.linalg.norm(np.asarray(side.features[:_CHUNK], float), axis=1)
     if similarity == 'cosine' and np.abs(norm - 1).max() > 0.01:
       logging.warning(
-        '%s: norms from %.3g to %.3g, ranked by cosine. Published evaluators '
-        'multiply features as they are: --similarity=dot',
+        '%s: norms from %.3g to %.3g, ranked by cosine. The evaluators of the '
+        'University-1652 family multiply features as they are: --similarity=dot',
         side.name,
         norm.min(),
         norm.max(),

@@ -89,10 +89,12 @@ def test_wide_unions_are_split_and_change_nothing(monkeypatch):
   nodes = np.arange(len(built))
   whole = truncated_solve.solve(built, nodes)
   monkeypatch.setattr(truncated_solve, '_WIDEST', 1)
-  blocks = list(truncated_solve._blocks(built, nodes, 32))
-  assert {len(places) for places, _ in blocks} >= {1}
+  linked, _ = truncated_solve._edges(built)
+  blocks = list(truncated_solve._blocks(built, nodes, linked, 32))
+  assert min(len(places) for places, _ in blocks) < 32 / 2
   np.testing.assert_array_equal(
-    np.sort(np.concatenate([places for places, _ in blocks])), nodes
+    np.sort(np.concatenate([places for places, _ in blocks])),
+    np.flatnonzero(built.degree > 0),
   )
   split = truncated_solve.solve(built, nodes)
   assert_rows_close(split.values, whole.values, rtol=1e-4)
@@ -126,6 +128,21 @@ def test_bisection_puts_every_row_in_one_full_set(size):
   np.testing.assert_array_equal(np.sort(np.concatenate(sets)), np.arange(150))
   sizes = sorted(map(len, sets))
   assert all(n == size for n in sizes[1:]) and sizes[0] <= size
+
+
+def test_nodes_that_no_edge_leads_to_are_left_out_of_a_block():
+  built = make()
+  linked, _ = truncated_solve._edges(built)
+  nodes = np.array([3, 40])
+  reached = truncated_solve._reached(nodes, built.neighbours, linked)
+  inside = set(built.neighbours[nodes].ravel())
+  wanted, ahead = set(), set(nodes)
+  while ahead:
+    wanted |= ahead
+    near = {j for i in ahead for j in linked[i]}
+    ahead = (near & inside) - wanted
+  assert wanted < inside
+  np.testing.assert_array_equal(reached, sorted(wanted))
 
 
 def test_bisection_finds_clusters():
