@@ -23,6 +23,7 @@ class StopSignal:
 
   def __init__(self):
     self._asked = threading.Event()
+    self._in_loop = False
     self._previous: dict[int, Any] = {}
     in_main = threading.current_thread() is threading.main_thread()
     if jax.process_count() == 1 and in_main:
@@ -37,9 +38,15 @@ class StopSignal:
 
   def requested(self, step: int) -> bool:
     """The same answer on every process; call it once a step."""
-    if jax.process_count() > 1:
-      return multihost_utils.reached_preemption_sync_point(step)
-    return self._asked.is_set()
+    if jax.process_count() == 1:
+      return self._asked.is_set()
+    # The service asks to stop after the last step it heard of, and at exactly
+    # that step: after a notice that came before the loop, at "step 1", which a
+    # resumed run never makes.
+    reached = multihost_utils.reached_preemption_sync_point
+    early = not self._in_loop and reached(1)
+    self._in_loop = True
+    return early or reached(step)
 
   def close(self) -> None:
     """Gives the signals back."""

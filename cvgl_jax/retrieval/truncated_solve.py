@@ -262,7 +262,7 @@ def _solve_block(
     lists: [B, T] int32, neighbour lists of the nodes.
     union: [U] int32, nodes that are not 0 for certain; N is padding.
     edges: columns [N + 1, kd] int32 and values [N + 1, kd] float32 of the
-      coupling; N where there is no edge.
+      coupling; N and 0 where there is no edge.
 
   Returns:
     Values [B, T], iterations [B] and residual norms [B].
@@ -272,7 +272,6 @@ def _solve_block(
   # Where each node stands in the union; U (out of bounds) where it does not.
   table = jnp.full(size + 1, width, jnp.int32)
   table = table.at[union].set(jnp.arange(width, dtype=jnp.int32))
-  table = table.at[size].set(width)
   row = jnp.arange(width)[:, None]
   column = table[linked[union]]  # [U, kd]
   dense = jnp.zeros((width, width), jnp.float32)

@@ -105,9 +105,22 @@ def test_blocks_solved_together_equal_single_ones(monkeypatch):
   nodes = np.arange(len(built))
   single = truncated_solve.solve(built, nodes, block=8)
   monkeypatch.setattr(truncated_solve, '_GROUP', {})  # As off the CPU.
+  linked, _ = truncated_solve._edges(built)
+  blocks = truncated_solve._blocks(built, nodes, linked, 8)
+  groups = truncated_solve._groups(blocks, group=16, padding=len(built))
+  assert {len(members) for _, members, _ in groups} == {16}
   together = truncated_solve.solve(built, nodes, block=8)
   assert_rows_close(together.values, single.values, rtol=1e-4)
   assert np.abs(together.iterations - single.iterations).max() <= 1
+
+
+def test_unions_without_padding_give_the_same_rows(monkeypatch):
+  built = make(5)
+  nodes = np.arange(len(built))
+  padded = truncated_solve.solve(built, nodes)
+  monkeypatch.setattr(truncated_solve, '_PAD', 1)
+  exact = truncated_solve.solve(built, nodes)
+  assert_rows_close(exact.values, padded.values, rtol=1e-4)
 
 
 def test_devices_of_a_mesh_give_the_same_bits():

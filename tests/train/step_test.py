@@ -14,6 +14,7 @@ import pytest
 
 from cvgl_jax import sharding
 from cvgl_jax import state as state_lib
+from cvgl_jax.losses import metric
 from cvgl_jax.methods import university1652
 from cvgl_jax.optim import build
 
@@ -29,7 +30,7 @@ METHOD = university1652.Method(
   dim=16,
   droprate=0.0,
   instance_weight=0.5,
-  losses=university1652.MetricLosses(info_nce=1.0),
+  losses=metric.Weights(info_nce=1.0),
 )
 RTOL = 1e-10
 
