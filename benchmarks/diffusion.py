@@ -33,7 +33,8 @@ os.environ['XLA_FLAGS'] = (
 import jax
 import numpy as np
 
-from cvgl_jax.retrieval import diffusion, graph, search
+from cvgl_jax.retrieval import search
+from cvgl_jax.retrieval.diffusion import cross, graph
 
 DIM = 512
 SIZES = {
@@ -43,7 +44,7 @@ SIZES = {
 }
 # The largest of these is compared with the baseline.
 COMPARED = (2_000, 18_069)
-OPTIONS = diffusion.Options()
+OPTIONS = cross.Options()
 # Nodes that the baseline's solves are timed on.
 TIMED = 500
 
@@ -92,10 +93,10 @@ def ours(nodes: np.ndarray, query: np.ndarray):
     nodes, listed, kd=OPTIONS.kd, alpha=OPTIONS.alpha, gamma=OPTIONS.gamma
   )
   clock.stop('Laplacian')
-  rows = diffusion.offline(built, options=OPTIONS)
+  rows = cross.offline(built, options=OPTIONS)
   clock.stop('offline rows')
-  seeds = diffusion.nearest_places(query, nodes[:drones], k=OPTIONS.kq)
-  scores = diffusion.online(
+  seeds = cross.nearest_places(query, nodes[:drones], k=OPTIONS.kq)
+  scores = cross.online(
     seeds, rows, gamma=OPTIONS.gamma, columns=(drones, size)
   )
   clock.stop('100 queries')

@@ -14,7 +14,7 @@ from absl import logging
 from cvgl_jax import checkpoint, experiment, settings, sharding, writer
 from cvgl_jax.evaluators import embedder as embedder_lib
 from cvgl_jax.methods import contract
-from cvgl_jax.retrieval import feature_files
+from cvgl_jax.retrieval.files import feature_files
 
 
 def make_embedder(
@@ -126,7 +126,7 @@ def embed(
 
   'npy' writes `features/<split>.npy` and `features/<split>.csv` (row, place,
   path, latitude, longitude). 'mat' and 'hdf5' write the files of the published
-  code (see `retrieval.feature_files.write`) from two splits, the queries and
+  code (see `retrieval.files.feature_files.write`) from two splits, the queries and
   the gallery; two gallery splits make those for PLCD's diffusion.
 
   Raises:

@@ -1,7 +1,7 @@
 """`main.py evaluate --features ...`: metrics of feature files of any code base.
 
 No data set, recipe, network or run is needed. Which files there are:
-`retrieval/feature_files.py`, `retrieval/listings.py`; what is done with them:
+`retrieval/files/`; what is done with them:
 `retrieval/evaluation.py`.
 """
 
@@ -15,14 +15,9 @@ import numpy as np
 from absl import logging
 
 from cvgl_jax import evaluate_flags, strict, writer
-from cvgl_jax.retrieval import (
-  diffusion,
-  evaluation,
-  feature_files,
-  inputs,
-  metres,
-  submission,
-)
+from cvgl_jax.retrieval import evaluation, metres
+from cvgl_jax.retrieval.diffusion import cross
+from cvgl_jax.retrieval.files import feature_files, inputs, submission
 
 
 def run(args: argparse.Namespace) -> str:
@@ -260,7 +255,7 @@ def _diffuse(
       ['/'.join(path.replace('\\', '/').split('/')[-2:]) for path in side.paths]
       for side in (drone.side, other)
     )
-  scores = diffusion.cross_diffusion(
+  scores = cross.cross_diffusion(
     query.side.features,
     drone.side.features,
     other.features,
@@ -273,7 +268,7 @@ def _diffuse(
   return [Outcome(name='', query=query.side, gallery=satellite, ranked=ranked)]
 
 
-def _diffusion_options(settings: list[str]) -> diffusion.Options:
+def _diffusion_options(settings: list[str]) -> cross.Options:
   values = {}
   for setting in settings:
     key, _, text = setting.partition('=')
@@ -283,7 +278,7 @@ def _diffusion_options(settings: list[str]) -> diffusion.Options:
       raise ValueError(
         f'--diffusion_options {setting}: expected KEY=VALUE, such as kq=20'
       ) from error
-  return strict.make(diffusion.Options, values, '--diffusion_options')
+  return strict.make(cross.Options, values, '--diffusion_options')
 
 
 def _save_answers(args: argparse.Namespace, outcome: Outcome) -> None:

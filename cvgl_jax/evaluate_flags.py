@@ -3,7 +3,8 @@
 import argparse
 from typing import Any
 
-from cvgl_jax.retrieval import evaluation, feature_files, submission
+from cvgl_jax.retrieval import evaluation
+from cvgl_jax.retrieval.files import feature_files, submission
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

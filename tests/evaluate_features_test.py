@@ -10,7 +10,8 @@ import pytest
 import scipy.io
 
 import main
-from cvgl_jax.retrieval import diffusion, multiview, ranking, rerank
+from cvgl_jax.retrieval import multiview, ranking, rerank
+from cvgl_jax.retrieval.diffusion import cross
 from tests import conftest
 
 Q, G, D, PLACES = 40, 60, 8, 20
@@ -329,12 +330,12 @@ def test_cross_diffusion_of_plcd_files(tmp_path):
   (g2d, near), (d2s, far) = files['g2d'], files['d2s']
   flags = ['--features', g2d, '--diffusion', d2s, *DIFFUSION]
   found = evaluate(tmp_path, flags)
-  scores = diffusion.cross_diffusion(
+  scores = cross.cross_diffusion(
     near['query_feature'],
     near['gallery_feature'],
     far['query_feature'],
     far['gallery_feature'],
-    options=diffusion.Options(kq=4, kd=8, n_trunc=30),
+    options=cross.Options(kq=4, kd=8, n_trunc=30),
   )
   wanted = ranking.evaluate_scores(scores, np.arange(places), np.arange(places))
   assert found['metrics'] == wanted.report()

@@ -5,7 +5,6 @@ neighbours; the sharded form), ranks and counting (ranks of the positives
 without a sort), truth (who is a positive), metrics and metres (formulas),
 ranking (`evaluate_ranking`), evaluation (the same for two named sides).
 Re-ranking: rerank (dense GNN and k-reciprocal), rerank_sparse (candidates
-only), graph, truncated_solve, diffusion, diffusion_rerank and diffusion_cache
-(cross-diffusion). Several pictures of a place: multiview, refinement.
-Files: array_files, feature_files, listings, inputs; submission (challenges).
+only), diffusion/ (cross-diffusion). Several pictures of a place: multiview,
+refinement. files/: features and labels from disk, answers for challenges.
 """

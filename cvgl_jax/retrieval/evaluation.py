@@ -20,10 +20,10 @@ from cvgl_jax.retrieval import (
   refinement,
   rerank_sparse,
   search,
-  submission,
   truth,
 )
 from cvgl_jax.retrieval import rerank as reranking
+from cvgl_jax.retrieval.files import submission
 
 Method = Literal['none', 'gnn', 'k_reciprocal']
 Fusion = Literal['mean', 'mrm']

@@ -9,13 +9,8 @@ import pathlib
 
 import numpy as np
 
-from cvgl_jax.retrieval import (
-  diffusion,
-  diffusion_rerank,
-  graph,
-  ranking,
-  search,
-)
+from cvgl_jax.retrieval import ranking, search
+from cvgl_jax.retrieval.diffusion import cross, graph, rerank
 from tests import golden_case
 from tests.golden_case import Case
 
@@ -26,8 +21,8 @@ _SCORES = {'a': 1e-6, 'hiera4': 1e-6}
 _SCORES_TOLERANCE = 5e-4
 
 
-def _options(case: Case) -> diffusion.Options:
-  return diffusion.Options(
+def _options(case: Case) -> cross.Options:
+  return cross.Options(
     kq=case.scalar('in/kq'),
     kd=case.scalar('in/kd'),
     n_trunc=case.scalar('in/n_trunc'),
@@ -103,7 +98,7 @@ def check_offline(case: Case) -> None:
   source = _graph_file(case)
   nodes = np.concatenate([source['in/drone'], source['in/sat']])
   built = graph.build(nodes, **options.graph)
-  rows = diffusion.offline(built, options=options)
+  rows = cross.offline(built, options=options)
   assert np.array_equal(rows.nodes, np.arange(len(nodes)))
   got = _scatter(rows.ids, rows.values, len(nodes))
   ids = source['out/knn_ids']
@@ -124,7 +119,7 @@ def check_offline(case: Case) -> None:
   assert np.abs(rows.residual - residual).max() <= _ROW_TOLERANCE
   if 'out/offline_exact_f64' in case:
     converged = dataclasses.replace(options, converge=True)
-    rows = diffusion.offline(built, options=converged)
+    rows = cross.offline(built, options=converged)
     expected = _scatter(ids, case['out/offline_exact_f64'], len(nodes))
     error = np.abs(_scatter(rows.ids, rows.values, len(nodes)) - expected).max(
       axis=1
@@ -136,7 +131,7 @@ def check_offline(case: Case) -> None:
 def check_rank(case: Case) -> None:
   options = _options(case)
   source = _graph_file(case)
-  seeds = diffusion.nearest_places(
+  seeds = cross.nearest_places(
     case['in/g2d_query'],
     case['in/g2d_drone'],
     k=options.kq,
@@ -144,7 +139,7 @@ def check_rank(case: Case) -> None:
   )
   case.equal('out/top_ids', seeds.rows)
   names = [f'drone_{i:04d}.jpeg' for i in range(len(source['in/drone']))]
-  scores = diffusion.cross_diffusion(
+  scores = cross.cross_diffusion(
     case['in/g2d_query'],
     case['in/g2d_drone'],
     source['in/drone'],
@@ -175,11 +170,11 @@ def check_rank(case: Case) -> None:
 def check_search(case: Case) -> None:
   query, gallery = case['in/queries'], case['in/gallery']
   options = _options(case)
-  joint = diffusion_rerank.joint_diffusion(query, gallery, options=options)
+  joint = rerank.joint_diffusion(query, gallery, options=options)
   case.close('out/search_scores', joint, rtol=1e-5)
   order = search.top_k_scores(joint, k=len(gallery)).rows
   case.equal('out/search_rank_stable', order)
-  old = diffusion_rerank.gallery_diffusion(query, gallery, options=options)
+  old = rerank.gallery_diffusion(query, gallery, options=options)
   case.close('out/search_old_scores', old, rtol=1e-5)
   listed = case['out/search_old_rank_stable']
   best = search.top_k_scores(old, k=listed.shape[1]).rows
@@ -213,7 +208,7 @@ def check_probe(case: Case) -> None:
   built = graph.build(nodes, **options.graph)
   head = case['out/knn_ids_head']
   case.equal('out/knn_ids_head', built.neighbours[: len(head), : head.shape[1]])
-  rows = diffusion.offline(built, options=options)
+  rows = cross.offline(built, options=options)
   case.close('out/row_first', rows.values[:, 0], rtol=1e-3)
   total = rows.values.sum(axis=1, dtype=np.float64)
   error = np.abs(total / case['out/row_sum'] - 1)
@@ -226,9 +221,9 @@ def check_probe(case: Case) -> None:
   largest = np.abs(expected).max(axis=1, keepdims=True)
   assert np.all(np.abs(got - expected) <= 1e-3 * largest)
   drones = size - size // 20
-  seeds = diffusion.nearest_places(query, nodes[:drones], k=options.kq)
+  seeds = cross.nearest_places(query, nodes[:drones], k=options.kq)
   case.equal('out/query_top_ids', seeds.rows)
-  scores = diffusion.online(
+  scores = cross.online(
     seeds, rows, gamma=options.gamma, columns=(drones, size)
   )
   case.equal('out/query_best_satellite', np.argmax(scores, axis=1))

@@ -2,14 +2,8 @@
 
 import numpy as np
 
-from cvgl_jax.retrieval import (
-  metrics,
-  multiview,
-  ranking,
-  rerank,
-  search,
-  submission,
-)
+from cvgl_jax.retrieval import metrics, multiview, ranking, rerank, search
+from cvgl_jax.retrieval.files import submission
 from tests.golden_case import Case
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from cvgl_jax.retrieval import feature_files
+from cvgl_jax.retrieval.files import feature_files
 
 QUERY = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 GALLERY = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)

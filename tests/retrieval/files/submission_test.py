@@ -4,7 +4,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from cvgl_jax.retrieval import submission
+from cvgl_jax.retrieval.files import submission
 
 
 def test_lines_are_labels_joined_by_tabs():

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 from absl import logging
 
-from cvgl_jax.retrieval import diffusion, diffusion_cache, graph
-from tests.retrieval import diffusion_oracle as oracle
+from cvgl_jax.retrieval.diffusion import cache, cross, graph
+from tests.retrieval.diffusion import oracle
 
-OPTIONS = diffusion.Options(kq=3, kd=5, n_trunc=10)
+OPTIONS = cross.Options(kq=3, kd=5, n_trunc=10)
 
 
 def nodes(seed: int = 0) -> np.ndarray:
   return oracle.clustered(np.random.default_rng(seed), clusters=4, each=8)
 
 
-def rows(folder, features=None, options=OPTIONS) -> diffusion.Offline:
-  return diffusion.diffused_rows(
+def rows(folder, features=None, options=OPTIONS) -> cross.Offline:
+  return cross.diffused_rows(
     nodes() if features is None else features,
     read=np.array([[3, 1]]),
     candidates=20,
@@ -55,7 +55,7 @@ def only_file(folder) -> pathlib.Path:
   return file
 
 
-def assert_equal(a: diffusion.Offline, b: diffusion.Offline) -> None:
+def assert_equal(a: cross.Offline, b: cross.Offline) -> None:
   for one, other in zip(a, b, strict=True):
     np.testing.assert_array_equal(one, other)
     assert one.dtype == other.dtype
@@ -70,7 +70,7 @@ def test_rows_are_computed_once(tmp_path, builds):
 
 
 def test_without_a_cache_only_rows_that_are_read_are_computed():
-  got = diffusion.diffused_rows(
+  got = cross.diffused_rows(
     nodes(), read=np.array([[3, 1]]), candidates=20, options=OPTIONS
   )
   np.testing.assert_array_equal(got.nodes, [1, 3])
@@ -203,7 +203,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, warnings, monkeypatch):
 def test_key_depends_on_shape_and_parameters():
   features = np.arange(12, dtype=np.float32)
   keys = {
-    diffusion_cache.key(features.reshape(shape), parameters=parameters)
+    cache.key(features.reshape(shape), parameters=parameters)
     for shape in ((3, 4), (4, 3))
     for parameters in ({'kd': 1}, {'kd': 2}, {'kq': 1})
   }

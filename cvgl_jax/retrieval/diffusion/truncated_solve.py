@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvgl_jax.retrieval import graph as graphs
+from cvgl_jax.retrieval.diffusion import graph as graphs
 
 # Unions are padded to multiples of this, so that few sizes are compiled.
 _PAD = 128

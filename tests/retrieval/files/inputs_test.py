@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from absl import logging
 
-from cvgl_jax.retrieval import feature_files, inputs
+from cvgl_jax.retrieval.files import feature_files, inputs
 
 ROWS = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
 UNIT = ROWS / np.linalg.norm(ROWS, axis=1, keepdims=True)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cvgl_jax.retrieval import listings
+from cvgl_jax.retrieval.files import listings
 
 
 def read(folder, text, name='list.csv'):

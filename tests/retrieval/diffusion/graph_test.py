@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cvgl_jax.retrieval import graph
-from tests.retrieval import diffusion_oracle as oracle
+from cvgl_jax.retrieval.diffusion import graph
+from tests.retrieval.diffusion import oracle
 
 
 def dense(built: graph.Graph, values: np.ndarray) -> np.ndarray:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from absl import logging
 
-from cvgl_jax.retrieval import diffusion, graph, search
-from tests.retrieval import diffusion_oracle as oracle
+from cvgl_jax.retrieval import search
+from cvgl_jax.retrieval.diffusion import cross, graph
+from tests.retrieval.diffusion import oracle
 
-OPTIONS = diffusion.Options(kq=4, kd=6, n_trunc=15)
+OPTIONS = cross.Options(kq=4, kd=6, n_trunc=15)
 
 
 @dataclasses.dataclass
@@ -43,7 +44,7 @@ def spaces(seed: int = 0, places: int = 8, vectors: int = 1) -> Spaces:
   )
 
 
-def expected(world: Spaces, options: diffusion.Options) -> np.ndarray:
+def expected(world: Spaces, options: cross.Options) -> np.ndarray:
   nodes = np.concatenate([world.drone_d2s, world.satellite])
   rows = oracle.offline(
     nodes,
@@ -63,7 +64,7 @@ def test_cross_diffusion_equals_its_definition(seed, hiera):
   world = spaces(seed, vectors=hiera + 1)
   options = dataclasses.replace(OPTIONS, hiera=hiera)
   names = [f'{i}.jpeg' for i in range(len(world.drone_d2s))]
-  got = diffusion.cross_diffusion(
+  got = cross.cross_diffusion(
     *world.arrays, options=options, drone_paths=(names, np.array(names))
   )
   wanted = expected(world, options)
@@ -79,9 +80,9 @@ def test_cross_diffusion_equals_its_definition(seed, hiera):
 
 def test_one_query_is_enough():
   world = spaces()
-  got = diffusion.cross_diffusion(*world.arrays, options=OPTIONS)
+  got = cross.cross_diffusion(*world.arrays, options=OPTIONS)
   world.ground = world.ground[:1]
-  one = diffusion.cross_diffusion(*world.arrays, options=OPTIONS)
+  one = cross.cross_diffusion(*world.arrays, options=OPTIONS)
   np.testing.assert_allclose(one, got[:1], rtol=1e-4, atol=1e-6)
 
 
@@ -89,8 +90,8 @@ def test_rows_of_some_nodes_equal_those_of_all():
   world = spaces(3)
   nodes = np.concatenate([world.drone_d2s, world.satellite])
   built = graph.build(nodes, **OPTIONS.graph)
-  whole = diffusion.offline(built, options=OPTIONS)
-  some = diffusion.offline(built, options=OPTIONS, nodes=[9, 4, 4, 17])
+  whole = cross.offline(built, options=OPTIONS)
+  some = cross.offline(built, options=OPTIONS, nodes=[9, 4, 4, 17])
   np.testing.assert_array_equal(some.nodes, [4, 9, 17])
   np.testing.assert_array_equal(some.ids, whole.ids[some.nodes])
   np.testing.assert_allclose(
@@ -107,11 +108,11 @@ def test_converge_goes_on_after_the_cap_and_says_what_happened(monkeypatch):
   world = spaces(1)
   built = graph.build(world.drone_d2s, **OPTIONS.graph)
   capped = dataclasses.replace(OPTIONS, cg_iterations=3)
-  stopped = diffusion.offline(built, options=capped)
+  stopped = cross.offline(built, options=capped)
   assert stopped.iterations.max() == 3
   assert 'stopped after 3 iterations' in lines.pop()
   free = dataclasses.replace(capped, converge=True)
-  rows = diffusion.offline(built, options=free)
+  rows = cross.offline(built, options=free)
   assert rows.residual.max() < OPTIONS.cg_tolerance
   assert not lines
   near = rows.ids[0]
@@ -120,8 +121,8 @@ def test_converge_goes_on_after_the_cap_and_says_what_happened(monkeypatch):
     matrix[i, columns] -= built.coupling[i]
   exact = np.linalg.solve(matrix[np.ix_(near, near)], np.eye(len(near))[0])
   np.testing.assert_allclose(rows.values[0], exact, atol=1e-4 * exact.max())
-  monkeypatch.setattr(diffusion, '_CONVERGE_ITERATIONS', 2)
-  diffusion.offline(built, options=free)
+  monkeypatch.setattr(cross, '_CONVERGE_ITERATIONS', 2)
+  cross.offline(built, options=free)
   assert 'did not converge' in lines.pop()
 
 
@@ -130,7 +131,7 @@ def test_online_sums_weighted_rows(monkeypatch):
   ids = np.stack([rng.permutation(30)[:9] for _ in range(5)]).astype(np.int32)
   values = rng.standard_normal(ids.shape).astype(np.float32)
   nodes = np.array([2, 3, 5, 7, 11])
-  rows = diffusion.Offline(nodes, ids, values, nodes, nodes)
+  rows = cross.Offline(nodes, ids, values, nodes, nodes)
   # Negative similarities weigh negatively; a seed may come twice.
   similarity = rng.uniform(-1, 1, (6, 4)).astype(np.float32)
   chosen = rng.integers(0, 5, (6, 4))
@@ -140,12 +141,12 @@ def test_online_sums_weighted_rows(monkeypatch):
   assert (similarity < 0).any()
   seeds = search.TopK(similarity, nodes[chosen])
   for terms in (1, 40, 2**20):
-    monkeypatch.setattr(diffusion, '_TERMS', terms)
-    got = diffusion.online(seeds, rows, gamma=3, columns=(8, 25))
+    monkeypatch.setattr(cross, '_TERMS', terms)
+    got = cross.online(seeds, rows, gamma=3, columns=(8, 25))
     np.testing.assert_allclose(got, wanted[:, 8:25], atol=1e-6)
   seeds = search.TopK(similarity, nodes[chosen] + 1)
   with pytest.raises(ValueError, match='was not diffused'):
-    diffusion.online(seeds, rows, gamma=3, columns=(8, 25))
+    cross.online(seeds, rows, gamma=3, columns=(8, 25))
 
 
 @pytest.mark.parametrize('vectors', [1, 3])
@@ -154,7 +155,7 @@ def test_places_count_with_their_most_similar_vector(vectors):
   query = oracle.unit(rng.standard_normal((7, 5)))
   places = oracle.unit(rng.standard_normal((10 * vectors, 5)))
   places[vectors : 2 * vectors] = places[4 * vectors : 5 * vectors]  # A tie.
-  got = diffusion.nearest_places(query, places, k=10, vectors=vectors)
+  got = cross.nearest_places(query, places, k=10, vectors=vectors)
   wanted = oracle.seeds(query, places, 10, vectors)
   np.testing.assert_array_equal(got.rows, [[j for _, j in q] for q in wanted])
   np.testing.assert_allclose(
@@ -167,11 +168,11 @@ def test_another_list_of_pictures_is_refused():
   names = [f'{i:02d}.jpeg' for i in range(len(world.drone_d2s))]
   other = [*names[:5], 'low/05.jpeg', *names[6:]]
   with pytest.raises(ValueError, match=r"row 5 is '05.jpeg' .* 'low/05.jpeg'"):
-    diffusion.cross_diffusion(
+    cross.cross_diffusion(
       *world.arrays, options=OPTIONS, drone_paths=(names, other)
     )
   with pytest.raises(ValueError, match='48 and 47 entries for 48'):
-    diffusion.cross_diffusion(
+    cross.cross_diffusion(
       *world.arrays, options=OPTIONS, drone_paths=(names, names[:-1])
     )
 
@@ -180,9 +181,9 @@ def test_another_number_of_pictures_is_refused():
   world = spaces()
   world.drone_g2d = world.drone_g2d[:-6]
   with pytest.raises(ValueError, match=r'42 drone rows .* and 48'):
-    diffusion.cross_diffusion(*world.arrays, options=OPTIONS)
+    cross.cross_diffusion(*world.arrays, options=OPTIONS)
   with pytest.raises(ValueError, match=r'with hiera=2 .* 3 times'):
-    diffusion.cross_diffusion(
+    cross.cross_diffusion(
       *spaces().arrays, options=dataclasses.replace(OPTIONS, hiera=2)
     )
 
@@ -190,7 +191,7 @@ def test_another_number_of_pictures_is_refused():
 def test_missing_paths_are_mentioned(monkeypatch):
   lines = []
   monkeypatch.setattr(logging, 'warning', lines.append)
-  diffusion.cross_diffusion(*spaces().arrays, options=OPTIONS)
+  cross.cross_diffusion(*spaces().arrays, options=OPTIONS)
   assert 'nothing checks' in lines[0]
 
 
@@ -207,14 +208,14 @@ def test_bad_features_are_refused_by_side_and_row(side, name):
   world = spaces()
   getattr(world, side)[2] = np.nan
   with pytest.raises(ValueError, match=rf'{name}.* NaN .*rows 2\)'):
-    diffusion.cross_diffusion(*world.arrays, options=OPTIONS)
+    cross.cross_diffusion(*world.arrays, options=OPTIONS)
 
 
 def test_models_of_other_dimensions_are_refused():
   world = spaces()
   world.ground = world.ground[:, :-1]
   with pytest.raises(ValueError, match=r'dimension 11, .* 12'):
-    diffusion.cross_diffusion(*world.arrays, options=OPTIONS)
+    cross.cross_diffusion(*world.arrays, options=OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -244,4 +245,4 @@ def test_options_that_make_no_sense_are_refused(change, message):
 def test_options_beyond_the_data_are_refused(change, message):
   options = dataclasses.replace(OPTIONS, **change)
   with pytest.raises(ValueError, match=message):
-    diffusion.cross_diffusion(*spaces().arrays, options=options)
+    cross.cross_diffusion(*spaces().arrays, options=options)

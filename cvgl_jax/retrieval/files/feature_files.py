@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from absl import logging
 
-from cvgl_jax.retrieval import array_files
+from cvgl_jax.retrieval.files import array_files
 
 SideName = Literal['query', 'gallery']
 SIDES: tuple[SideName, ...] = ('query', 'gallery')

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from cvgl_jax import sharding
-from cvgl_jax.retrieval import graph, truncated_solve
-from tests.retrieval import diffusion_oracle as oracle
+from cvgl_jax.retrieval.diffusion import graph, truncated_solve
+from tests.retrieval.diffusion import oracle
 
 
 def make(seed: int = 0, kd: int = 6, n_trunc: int = 20) -> graph.Graph:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from cvgl_jax.retrieval import array_files
+from cvgl_jax.retrieval.files import array_files
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
 NAMES = ['a/0001.jpg', 'a/0002.jpeg', 'b/0003.png', 'c.jpg']

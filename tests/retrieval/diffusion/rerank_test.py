@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cvgl_jax.retrieval import diffusion, diffusion_rerank
-from tests.retrieval import diffusion_oracle as oracle
+from cvgl_jax.retrieval.diffusion import cross, rerank
+from tests.retrieval.diffusion import oracle
 
-OPTIONS = diffusion.Options(kq=3, kd=5, n_trunc=12)
+OPTIONS = cross.Options(kq=3, kd=5, n_trunc=12)
 
 
 def world(seed: int):
@@ -20,12 +20,12 @@ def world(seed: int):
 @pytest.mark.parametrize('seed', range(3))
 def test_gallery_diffusion_equals_its_definition(seed, tmp_path):
   query, gallery = world(seed)
-  got = diffusion_rerank.gallery_diffusion(query, gallery, options=OPTIONS)
+  got = rerank.gallery_diffusion(query, gallery, options=OPTIONS)
   rows = oracle.offline(gallery, kd=5, n_trunc=12)
   wanted = oracle.online(oracle.seeds(query, gallery, 3), rows)
   np.testing.assert_allclose(got, wanted, atol=1e-4 * wanted.max())
   cached = [
-    diffusion_rerank.gallery_diffusion(
+    rerank.gallery_diffusion(
       query, gallery, options=OPTIONS, cache_dir=str(tmp_path)
     )
     for _ in range(2)
@@ -37,7 +37,7 @@ def test_gallery_diffusion_equals_its_definition(seed, tmp_path):
 @pytest.mark.parametrize('seed', range(3))
 def test_joint_diffusion_equals_its_definition(seed):
   query, gallery = world(seed)
-  got = diffusion_rerank.joint_diffusion(query, gallery, options=OPTIONS)
+  got = rerank.joint_diffusion(query, gallery, options=OPTIONS)
   rows = oracle.offline(np.concatenate([query, gallery]), kd=5, n_trunc=12)
   rows /= np.linalg.norm(rows, axis=1, keepdims=True)
   wanted = rows[: len(query)] @ rows[len(query) :].T
@@ -47,7 +47,7 @@ def test_joint_diffusion_equals_its_definition(seed):
 def test_without_edges_diffusion_is_plain_ranking_of_the_seeds():
   query, gallery = world(0)
   options = dataclasses.replace(OPTIONS, kd=1)
-  got = diffusion_rerank.gallery_diffusion(query, gallery, options=options)
+  got = rerank.gallery_diffusion(query, gallery, options=options)
   wanted = np.zeros_like(got)
   for row, found in zip(wanted, oracle.seeds(query, gallery, 3), strict=True):
     for similarity, j in found:
@@ -57,7 +57,7 @@ def test_without_edges_diffusion_is_plain_ranking_of_the_seeds():
 
 @pytest.mark.parametrize(
   'rerank',
-  [diffusion_rerank.gallery_diffusion, diffusion_rerank.joint_diffusion],
+  [rerank.gallery_diffusion, rerank.joint_diffusion],
 )
 def test_the_order_of_the_gallery_does_not_matter(rerank):
   query, gallery = world(4)

@@ -15,15 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvgl_jax.retrieval import diffusion, graph
 from cvgl_jax.retrieval import features as feature_rows
+from cvgl_jax.retrieval.diffusion import cross, graph
 
 
 def gallery_diffusion(
   query: np.ndarray,
   gallery: np.ndarray,
   *,
-  options: diffusion.Options | None = None,
+  options: cross.Options | None = None,
   cache_dir: str | None = None,
   mesh: jax.sharding.Mesh | None = None,
 ) -> np.ndarray:
@@ -35,8 +35,8 @@ def gallery_diffusion(
     query: [Q, D] features.
     gallery: [G, D] features.
     options: the paper has kq=10, kd=50, n_trunc=1000.
-    cache_dir: keeps the rows of the whole gallery, as in `diffusion.cross_diffusion`.
-    mesh: as in `diffusion.cross_diffusion`.
+    cache_dir: keeps the rows of the whole gallery, as in `cross.cross_diffusion`.
+    mesh: as in `cross.cross_diffusion`.
 
   Returns:
     Scores [Q, G] float32, 0 for rows that are not reached.
@@ -44,12 +44,12 @@ def gallery_diffusion(
   Source: Yang et al., "Efficient Image Retrieval via Decoupling Diffusion into
   Online and Offline Processing", AAAI 2019; fyang93/diffusion `search_old`.
   """
-  options = options or diffusion.Options()
+  options = options or cross.Options()
   query, gallery = feature_rows.prepare_pair(
     query, gallery, similarity='cosine'
   )
-  seeds = diffusion.nearest_places(query, gallery, k=options.kq, mesh=mesh)
-  rows = diffusion.diffused_rows(
+  seeds = cross.nearest_places(query, gallery, k=options.kq, mesh=mesh)
+  rows = cross.diffused_rows(
     gallery,
     read=seeds.rows,
     candidates=len(gallery),
@@ -57,7 +57,7 @@ def gallery_diffusion(
     cache_dir=cache_dir,
     mesh=mesh,
   )
-  return diffusion.online(
+  return cross.online(
     seeds, rows, gamma=options.gamma, columns=(0, len(gallery))
   )
 
@@ -66,7 +66,7 @@ def joint_diffusion(
   query: np.ndarray,
   gallery: np.ndarray,
   *,
-  options: diffusion.Options | None = None,
+  options: cross.Options | None = None,
   mesh: jax.sharding.Mesh | None = None,
 ) -> np.ndarray:
   """Re-ranks a gallery by cosines of diffused rows, queries among the nodes.
@@ -78,14 +78,14 @@ def joint_diffusion(
     query: [Q, D] features.
     gallery: [G, D] features.
     options: kq and hiera are not used.
-    mesh: as in `diffusion.cross_diffusion`.
+    mesh: as in `cross.cross_diffusion`.
 
   Returns:
     Scores [Q, G] float32.
 
   Source: fyang93/diffusion `rank.py`, `search` (its default).
   """
-  options = options or diffusion.Options()
+  options = options or cross.Options()
   query, gallery = feature_rows.prepare_pair(
     query, gallery, similarity='cosine'
   )
@@ -94,7 +94,7 @@ def joint_diffusion(
     name='queries and gallery',
     **options.graph,
   )
-  rows = diffusion.offline(nodes, options=options, mesh=mesh)
+  rows = cross.offline(nodes, options=options, mesh=mesh)
   values = rows.values / np.linalg.norm(rows.values, axis=1, keepdims=True)
   return np.asarray(_row_products(rows.ids, values, queries=len(query)))
 

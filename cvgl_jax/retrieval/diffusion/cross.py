@@ -29,8 +29,9 @@ import jax
 import numpy as np
 from absl import logging
 
-from cvgl_jax.retrieval import diffusion_cache, graph, search, truncated_solve
 from cvgl_jax.retrieval import features as feature_rows
+from cvgl_jax.retrieval import search
+from cvgl_jax.retrieval.diffusion import cache, graph, truncated_solve
 
 # Iterations that `converge` allows. The condition number is at most
 # (1 + alpha) / (1 - alpha), 199 for 0.99, where about 100 are enough.
@@ -238,14 +239,14 @@ def diffused_rows(
     del parameters[name]
   if options.converge:
     del parameters['cg_iterations']
-  key = diffusion_cache.key(features, parameters=parameters)
-  found = diffusion_cache.load(
+  key = cache.key(features, parameters=parameters)
+  found = cache.load(
     cache_dir, key, shape=(candidates, options.n_trunc), nodes=len(features)
   )
   if found is not None:
     return Offline(**found)
   rows = compute(np.arange(candidates))
-  diffusion_cache.store(cache_dir, key, rows._asdict())
+  cache.store(cache_dir, key, rows._asdict())
   return rows
 
 

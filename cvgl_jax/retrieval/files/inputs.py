@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from cvgl_jax.retrieval import feature_files, features, listings, metres
+from cvgl_jax.retrieval import features, metres
+from cvgl_jax.retrieval.files import feature_files, listings
 
 # Rows that are read at a time; of the first, norms are looked at.
 _CHUNK = 4096
