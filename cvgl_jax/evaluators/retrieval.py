@@ -16,7 +16,8 @@ import numpy as np
 from cvgl_jax.data import stream
 from cvgl_jax.evaluators import embedder as embedders
 from cvgl_jax.evaluators import result
-from cvgl_jax.retrieval import evaluation, metres, metrics, submission
+from cvgl_jax.retrieval import evaluation, metres, metrics
+from cvgl_jax.retrieval.files import submission
 
 OpenSplit = Callable[[tuple[str, ...], str], stream.Split]
 # How the pictures of a place become one, and what that adds to metric names.
