@@ -13,8 +13,6 @@ of ours are wall time, and nodes/s are what counts.
 
 small: 2,000 nodes. published: 18,069 nodes, PLCD's low-altitude set, and the
 cost of a node at 2,000 and 5,000. full: 50,000 nodes besides.
-
-Needs scipy for the baseline, which nothing else here does: `pip install scipy`.
 """
 
 import argparse
