@@ -8,7 +8,7 @@ or, step by step:
   python main.py train --config=configs/quickstart.py --workdir=runs/quickstart
   python main.py report --workdir=runs/quickstart
 
-Expected on unseen places: drone -> satellite R@1 about 63 % (untrained: below
+Expected on unseen places: drone -> satellite R@1 about 64 % (untrained: below
 10 %).
 """
 
@@ -21,9 +21,17 @@ def get_config():
   """Small network, random weights, the rendered city."""
   config = small()
   config.data.names = ('rendered_city/demo',)
-  config.train.epochs = 26
+  # Minutes are too few to overfit, so pictures vary less than in `small`.
+  config.augment.update(
+    {
+      'rotate_satellite_deg': 0.0,  # satellite pictures have north up
+      'zoom': (0.9, 1.1),
+      'color_jitter': (0.1, 0.1, 0.1),
+    }
+  )
+  config.train.epochs = 28
   config.train.ema_decay = 0.0
-  config.train.eval_every_epochs = 13
+  config.train.eval_every_epochs = 14
   config.train.best_metric = 'drone_to_satellite/R@1'
   config.evals = {
     'drone_to_satellite': university1652.task('drone', 'satellite'),
