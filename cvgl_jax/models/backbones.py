@@ -9,12 +9,18 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from cvgl_jax.models import layers, resnet, small_cnn, vgg
+from cvgl_jax.models import convnext, layers, resnet, small_cnn, vgg
 
-NAMES = (*resnet.VARIANTS, 'vgg16_bn', 'small_cnn')
+NAMES = (*resnet.VARIANTS, *convnext.VARIANTS, 'vgg16_bn', 'small_cnn')
 ATTENTIONS = ('none', 'usam')
-# State dict entries of torchvision (and timm) checkpoints that no trunk uses.
-IMAGENET_HEADS = (r'fc\..*', r'classifier\..*', r'pre_logits\..*', r'head\..*')
+# State dict entries of torchvision (and timm) checkpoints that no trunk uses:
+# classifiers of ResNets, VGG (torchvision, then timm) and ConvNeXts.
+IMAGENET_HEADS = (
+  r'fc\.(weight|bias)',
+  r'classifier\.[036]\.(weight|bias)',
+  r'pre_logits\.fc[12]\.(weight|bias)',
+  *convnext.IMAGENET_HEADS,
+)
 
 
 def make(
@@ -30,9 +36,11 @@ def make(
   """Builds the trunk `name` (see `NAMES`).
 
   Args:
-    name: 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'vgg16_bn' or
+    name: 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'convnext_mini',
+      'convnext_tiny', 'convnext_small', 'convnext_base', 'vgg16_bn' or
       'small_cnn'.
-    width: channels of the first stage; 64 in the published networks.
+    width: 64 for the published networks; all channels are proportional to it.
+      It is the number of channels of the first stage, but for ConvNeXts.
     last_stride: stride of the last stage of a ResNet (the others ignore it,
       as the reference does with VGG).
     pool: '' for the feature map, or a kind of `layers.pool`.
@@ -53,6 +61,10 @@ def make(
       dtype=dtype,
       remat=remat,
       name=module_name,
+    )
+  if name in convnext.VARIANTS:
+    return convnext.make(
+      name, width=width, pool=pool, dtype=dtype, remat=remat, name=module_name
     )
   if name == 'vgg16_bn':
     return vgg.VGG16(

@@ -1,4 +1,4 @@
-"""Layers that the torch references share: batch norm, pools, GeM, USAM, heads.
+"""Layers that the torch references share: norms, pools, GeM, USAM, heads.
 
 Everything is NHWC. Sub-modules carry the names of the torch modules with '.'
 before an index written as '_' (`add_block.0` is `add_block_0`), so that
@@ -72,6 +72,24 @@ def conv(
     kernel_init=kaiming_normal_fan_out,
     dtype=dtype,
     name=name,
+  )
+
+
+def layer_norm(
+  *, name: str | None = None, dtype: Any = None, epsilon: float = 1e-6
+) -> nn.LayerNorm:
+  """Layer normalisation over the channels, as ConvNeXt and ViT use it.
+
+  Reduces in float32 at least and takes the variance as mean((x - mean)^2);
+  Flax's default, mean(x^2) - mean^2, loses digits.
+
+  Args:
+    name: Flax name of the module.
+    dtype: of the result; None follows the input and the parameters.
+    epsilon: added to the variance (torch's own default is 1e-5).
+  """
+  return nn.LayerNorm(
+    epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name
   )
 
 

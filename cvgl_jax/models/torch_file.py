@@ -35,6 +35,8 @@ STORAGES = {
 }
 # Keys under which checkpoints of training runs keep the network.
 NESTED = ('state_dict', 'model_state_dict', 'model', 'net', 'network')
+# NumPy's single numbers: checkpoints keep their best recall so. Read as None.
+NUMPY_SCALARS = ('numpy.core.multiarray', 'numpy._core.multiarray')
 LEGACY_MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
 CONVERT = (
   'convert it where PyTorch is installed: python -c "import torch; '
@@ -215,6 +217,12 @@ class _Unpickler(pickle.Unpickler):
       return _StorageType(name)
     if (module, name) == ('torch', 'Size'):
       return lambda items=(): tuple(items)
+    if name == 'scalar' and module in NUMPY_SCALARS:
+      return lambda *_: None
+    if (module, name) == ('numpy', 'dtype'):
+      return _number_type()
+    if (module, name) == ('_codecs', 'encode'):
+      return lambda text, *_: text.encode('latin1')
     raise _Refused(f'it names {module}.{name}')
 
   def persistent_load(self, pid: Any) -> np.ndarray:
@@ -238,6 +246,19 @@ class _Unpickler(pickle.Unpickler):
         f'storage {key} has {storage.size} values of {count}'
       )
     return storage
+
+
+def _number_type() -> type:
+  """A new class that stands for numpy.dtype and keeps nothing."""
+
+  class NumberType:
+    def __init__(self, *_):
+      pass
+
+    def __setstate__(self, _):
+      pass
+
+  return NumberType
 
 
 class _StorageType(collections.namedtuple('_StorageType', ['name'])):

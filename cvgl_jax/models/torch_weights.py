@@ -81,7 +81,7 @@ def convert(
       np.isfinite(value)
     ):
       damaged.append(name)
-    result.append(np.ascontiguousarray(value.astype(leaf.dtype)))
+    result.append(value.astype(leaf.dtype, order='C'))
   extra = [
     name
     for name in source

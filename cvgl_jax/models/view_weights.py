@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cvgl_jax.models import backbones, torch_weights
+from cvgl_jax.models import backbones, convnext, torch_weights
 
 
 def fill(
@@ -31,8 +31,9 @@ def fill(
     variables: of the network, {'params': tree, ...}.
     source: torch state dict as arrays. Names 'model_1.model.conv1.weight',
       'classifier.add_block.0.weight', ... fill everything (USAM included);
-      torchvision names ('conv1.weight', ...) fill every trunk and leave the
-      head, GeM exponents and USAM as they are.
+      torchvision names ('conv1.weight', ...), and all that
+      `convnext.to_facebook` knows, fill every trunk and leave the head, GeM
+      exponents and USAM as they are.
     trunks: view -> trunk in our network; views that share one have the same.
     published_trunks: view -> its trunk in the reference, whose checkpoints
       always have all of them.
@@ -48,6 +49,7 @@ def fill(
   """
   ours = tuple(dict.fromkeys(trunks.values()))
   if not any(name.startswith('model_1.') for name in source):
+    source = convnext.to_facebook(source)
     for trunk in ours:
       variables = torch_weights.convert_part(
         variables,

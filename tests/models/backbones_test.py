@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cvgl_jax.methods import university1652
 from cvgl_jax.models import backbones
+from tests import torch_names
 
-# Published counts of scalars without the ImageNet classifier (torchvision).
+# Published counts of scalars without the ImageNet classifier (torchvision), but
+# with the norm before it.
 SCALARS = {
   'small_cnn': 961_600,
   'resnet18': 11_176_512,
@@ -15,6 +18,10 @@ SCALARS = {
   'resnet50': 23_508_032,
   'resnet101': 42_500_160,
   'vgg16_bn': 14_723_136,
+  'convnext_mini': 1_037_728,
+  'convnext_tiny': 27_820_128,
+  'convnext_small': 49_454_688,
+  'convnext_base': 87_566_464,
 }
 
 
@@ -33,14 +40,19 @@ def all_close(a, b, *, rtol, atol):
 
 @pytest.mark.parametrize('name', backbones.NAMES)
 def test_trunks_have_the_published_number_of_parameters(name):
-  _, variables = shapes(backbones.make(name))
+  _, variables = shapes(backbones.make(name, pool='avg'))
   total = sum(x.size for x in jax.tree.leaves(variables['params']))
   assert total == SCALARS[name]
 
 
 @pytest.mark.parametrize(
   ('name', 'channels'),
-  [('resnet18', 512), ('resnet50', 2048), ('vgg16_bn', 512)],
+  [
+    ('resnet18', 512),
+    ('resnet50', 2048),
+    ('vgg16_bn', 512),
+    ('convnext_tiny', 768),
+  ],
 )
 def test_width_scales_every_channel(name, channels):
   output, _ = shapes(backbones.make(name, width=8))
@@ -120,6 +132,34 @@ def test_bfloat16_keeps_parameters_statistics_and_features_in_float32():
     lambda v, x: wide.apply(v, x, train=True, mutable=['batch_stats'])
   )(variables, x)
   np.testing.assert_allclose(y, exact, atol=0.1 * float(jnp.abs(exact).max()))
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'convnext_mini'])
+def test_university1652_takes_imagenet_weights_of_every_trunk(name):
+  method = university1652.Method(num_classes=3, backbone=name, backbone_width=8)
+  variables = jax.eval_shape(
+    lambda: method.init(jax.random.key(0), dict.fromkeys(method.views))
+  )
+  trunk = {
+    kind: tree['model_1']['model']
+    for kind, tree in variables.items()
+    if 'model' in tree.get('model_1', {})
+  }
+  halves = jax.tree.map(lambda x: np.full(x.shape, 0.5, x.dtype), trunk)
+  source = torch_names.state_dict(halves)
+  head = 'fc'
+  if name == 'convnext_mini':  # timm's names.
+    head = 'head.fc'
+    for kind in ('weight', 'bias'):
+      source[f'head.norm.{kind}'] = source.pop(f'norm.{kind}')
+  source[f'{head}.bias'] = np.zeros(1000, np.float32)
+  found = method.variables_from_torch(variables, source, where='x')
+  for view in ('model_1', 'model_2'):
+    for leaf in jax.tree.leaves(found['params'][view]['model']):
+      np.testing.assert_array_equal(leaf, 0.5)
+  source['heads.bias'] = np.zeros(1000, np.float32)
+  with pytest.raises(ValueError, match=r'unexpected \(1\): heads\.bias'):
+    method.variables_from_torch(variables, source, where='x')
 
 
 def test_unknown_names_and_small_pictures_are_explained():

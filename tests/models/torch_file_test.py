@@ -1,6 +1,7 @@
 """Reading torch files: right arrays, nothing executed, faults named."""
 
 import json
+import pickle
 import re
 import struct
 import sys
@@ -41,12 +42,21 @@ class Tensor:
   """A view of a stored array."""
 
   def __init__(self, array, *, size=None, stride=None, offset=0, kind=None):
-    self.array, self.offset = np.ascontiguousarray(array), offset
+    self.array, self.offset = np.asarray(array, order='C'), offset
     self.size = array.shape if size is None else size
     if stride is None:
       stride = [s // self.array.itemsize for s in self.array.strides]
     self.stride = tuple(stride)
     self.kind = kind or KINDS[array.dtype]
+
+
+class Number:
+  """A NumPy float as a version of NumPy pickles it."""
+
+  def __init__(self, module, value):
+    raw = pickle.dumps(np.float64(value), protocol=2)[2:-1]
+    own = np.float64(0).__reduce__()[0].__module__
+    self.raw = raw.replace(own.encode(), module.encode())
 
 
 class StateDict(dict):
@@ -70,6 +80,8 @@ def dump(value, storages):
         + b''.join(dump(a, storages) for a in args)
         + b'tR'
       )
+    case Number():
+      return value.raw
     case Call():
       return (
         dump(value.function, storages)
@@ -376,3 +388,18 @@ def test_fetch_explains_how_to_work_offline(monkeypatch):
   monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
   with pytest.raises(ValueError, match='pip install huggingface_hub'):
     torch_file.fetch('hf:a/b/c/d.pth')
+
+
+def test_a_numpy_number_beside_the_network_does_no_harm(tmp_path):
+  """FRGeo-Code keeps its best recall as a NumPy float beside `state_dict`."""
+  weight = np.arange(6, dtype=np.float32).reshape(2, 3)
+  for module in torch_file.NUMPY_SCALARS:
+    checkpoint = {
+      'epoch': 50,
+      'state_dict': StateDict({'module.query_net.w': Tensor(weight)}),
+      'best_acc1': Number(module, 97.06),
+    }
+    path = write(tmp_path / 'model_best.pth.tar', checkpoint)
+    state = torch_file.read(path)
+    assert list(state) == ['query_net.w']
+    np.testing.assert_array_equal(state['query_net.w'], weight)
