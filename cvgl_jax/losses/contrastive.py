@@ -8,7 +8,6 @@ Source: layumi/University1652-Baseline, circle_loss.py and train.py;
 KevinMusgrave/pytorch-metric-learning 2.9; Skyy93/Sample4Geo, loss.py.
 """
 
-import einops
 import jax
 import jax.numpy as jnp
 
@@ -138,9 +137,7 @@ def info_nce_loss(
       of one another. None: every other row is a negative.
     label_smoothing: share of the target spread evenly over the candidates that
       count, the right one included.
-    groups: the batch is cut into so many consecutive groups, and only rows of
-      one group meet: the loss of a torch run on `groups` GPUs with local
-      negatives. 1: the whole global batch.
+    groups: see `pairs.group_rows`; 1 is the whole global batch.
 
   Returns:
     Scalar, the mean over B and the two directions.
@@ -148,31 +145,37 @@ def info_nce_loss(
   Raises:
     ValueError: the shapes differ, or B is not divisible by `groups`.
 
-  Source: Skyy93/Sample4Geo, loss.py; with label_smoothing=0 and
-    temperature=0.1 the loss of FRGeo-Code, criterion/wbloss.py.
+  Source: Skyy93/Sample4Geo, loss.py.
   """
-  if query.shape != reference.shape or query.ndim != 2:
-    raise ValueError(
-      f'info_nce_loss: query {query.shape} and reference {reference.shape}, '
-      'expected two equal shapes [B, D]'
-    )
-  batch = query.shape[0]
-  if groups < 1 or batch % groups:
-    raise ValueError(
-      f'info_nce_loss: a batch of {batch} does not split into {groups} groups'
-    )
-  query, reference = (
-    einops.rearrange(pairs.l2_normalize(x), '(g b) d -> g b d', g=groups)
-    for x in (query, reference)
+  forth, back = info_nce_directions(
+    query,
+    reference,
+    temperature=temperature,
+    place=place,
+    label_smoothing=label_smoothing,
+    groups=groups,
   )
-  logits = jnp.einsum(
-    'gid,gjd->gij', query, reference, precision='highest'
+  return (forth + back) / 2
+
+
+def info_nce_directions(
+  query: jax.Array,
+  reference: jax.Array,
+  *,
+  temperature: float | jax.Array,
+  place: jax.Array | None = None,
+  label_smoothing: float = 0.0,
+  groups: int = 1,
+) -> tuple[jax.Array, jax.Array]:
+  """The two terms of `info_nce_loss`: query -> reference, and back."""
+  logits = pairs.grouped_cosine(
+    query, reference, groups=groups
   )  # [G, B / G, B / G]
   logits = logits / temperature
-  own = jnp.eye(batch // groups, dtype=bool)[None]
+  own = jnp.eye(logits.shape[1], dtype=bool)[None]
   counts = jnp.ones_like(logits, dtype=bool)
   if place is not None:
-    place = einops.rearrange(place, '(g b) -> g b', g=groups)
+    place = pairs.group_rows(place, groups)
     counts = (place[:, :, None] != place[:, None, :]) | own
 
   def one_way(axis):
@@ -184,4 +187,4 @@ def info_nce_loss(
       right = (1 - label_smoothing) * right + label_smoothing * even
     return jnp.mean(total - right)
 
-  return (one_way(2) + one_way(1)) / 2
+  return one_way(2), one_way(1)

@@ -5,6 +5,7 @@ derivative: a zero vector, two equal embeddings, an empty set. There the value
 is finite and the gradient is exactly zero.
 """
 
+import einops
 import jax
 import jax.numpy as jnp
 
@@ -38,6 +39,51 @@ def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
   """
   return jnp.einsum(
     'id,jd->ij', l2_normalize(a), l2_normalize(b), precision='highest'
+  )
+
+
+def group_rows(x: jax.Array, groups: int) -> jax.Array:
+  """[B, ...] -> [G, B / G, ...]: group g is the rows g, g + G, g + 2 G, ...
+
+  That is how `groups` torch processes share out a batch, each of which knows
+  the negatives of its own rows only.
+
+  Raises:
+    ValueError: B is not divisible by `groups`.
+  """
+  if groups < 1 or x.shape[0] % groups:
+    raise ValueError(
+      f'a batch of {x.shape[0]} does not split into {groups} groups'
+    )
+  return einops.rearrange(x, '(b g) ... -> g b ...', g=groups)
+
+
+def grouped_cosine(
+  query: jax.Array, reference: jax.Array, *, groups: int = 1
+) -> jax.Array:
+  """Cosines of row i of the query with row j of the reference, by group.
+
+  Args:
+    query: [B, D].
+    reference: [B, D]; row i shows the place of row i of the query.
+    groups: see `group_rows`.
+
+  Returns:
+    [G, B / G, B / G] float32 or wider, the right pairs on the diagonals.
+
+  Raises:
+    ValueError: the shapes differ, or B is not divisible by `groups`.
+  """
+  if query.shape != reference.shape or query.ndim != 2:
+    raise ValueError(
+      f'query {query.shape} and reference {reference.shape}: expected two equal '
+      'shapes [B, D]'
+    )
+  return jnp.einsum(
+    'gid,gjd->gij',
+    group_rows(l2_normalize(query), groups),
+    group_rows(l2_normalize(reference), groups),
+    precision='highest',
   )
 
 

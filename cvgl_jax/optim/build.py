@@ -50,9 +50,13 @@ class Optimizer:
   no update, no decay, no part in the gradient norm, as a torch parameter that
   has no gradient. Empty: one group with factor 1, whatever the labels."""
   schedule: str = 'constant'
-  """'constant', 'step', 'cosine', 'linear', 'polynomial'; this and the next
-  nine fields: schedules.learning_rate."""
+  """'constant', 'step', 'cosine', 'linear', 'polynomial'; this and the fields
+  up to warmup_counts_from, but for the third: schedules.learning_rate."""
   schedule_unit: str = 'epoch'
+  count_partial_batch: bool = False
+  """The schedule counts one step more an epoch than the plan makes, for code
+  that counts ceil(samples / batch) and leaves the incomplete batch out. The
+  decay then ends a little after the training. Needs schedule_unit 'step'."""
   end_lr: float = 0.0
   """Absolute and the same for all groups, as torch's eta_min."""
   decay_epochs: float = 0.0
@@ -106,6 +110,8 @@ class Optimizer:
       raise ValueError(f'betas are {self.betas}, expected two in [0, 1)')
     if self.name == 'sgd' and self.nesterov and not self.momentum:
       raise ValueError('nesterov needs a momentum above 0; set nesterov=False')
+    if self.count_partial_batch and self.schedule_unit != 'step':
+      raise ValueError("count_partial_batch needs schedule_unit='step'")
     if self.warmup_counts_from not in (0, 1):
       raise ValueError(
         f'warmup_counts_from is {self.warmup_counts_from}, expected 0 or 1'
@@ -175,7 +181,7 @@ def make(
     return schedules.learning_rate(
       config.schedule,
       config.lr * factor,
-      steps_per_epoch=steps_per_epoch,
+      steps_per_epoch=steps_per_epoch + config.count_partial_batch,
       total_epochs=total_epochs,
       unit=config.schedule_unit,
       end_lr=config.end_lr,

@@ -60,18 +60,40 @@ def sharpness_aware(
         'SAM needs tx.update(grads, state, params, grad_fn=f) with '
         'f: params -> gradients'
       )
-    scaled = grads
-    if adaptive:
-      scaled = jax.tree.map(lambda g, w: jnp.abs(w) * g, grads, params)
-    length = rho / (optax.tree.norm(scaled) + eps)
-
-    def climb(g, w):
-      e = w * w * g if adaptive else g
-      return w + (e * length.astype(e.dtype)).astype(w.dtype)
-
-    climbed = jax.tree.map(climb, grads, params)
+    climbed, _ = climb(grads, params, rho=rho, adaptive=adaptive, eps=eps)
     return inner.update(
       grad_fn(climbed), state, params, grad_fn=grad_fn, **extra
     )
 
   return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def climb(
+  grads: Any,
+  params: Any,
+  *,
+  rho: float,
+  adaptive: bool = False,
+  eps: float = 1e-12,
+) -> tuple[Any, jax.Array]:
+  """The point w + e where SAM takes its second gradient.
+
+  Args:
+    grads: the gradient at `params`, of the global batch.
+    params: tree of arrays.
+    rho, adaptive, eps: see `sharpness_aware`.
+
+  Returns:
+    (w + e, ||s g||): a tree like `params`, and the norm over all of it.
+  """
+  scaled = grads
+  if adaptive:
+    scaled = jax.tree.map(lambda g, w: jnp.abs(w) * g, grads, params)
+  norm = optax.tree.norm(scaled)
+  length = rho / (norm + eps)
+
+  def move(g, w):
+    e = w * w * g if adaptive else g
+    return w + (e * length.astype(e.dtype)).astype(w.dtype)
+
+  return jax.tree.map(move, grads, params), norm

@@ -219,7 +219,8 @@ def test_info_nce_temperature_can_be_learned():
 
 def test_info_nce_groups_are_the_mean_of_separate_batches():
   query, reference = jax.random.normal(jax.random.key(1), (2, 8, 4))
-  halves = [info_nce(query[s], reference[s]) for s in (slice(4), slice(4, 8))]
+  every_other = (slice(0, 8, 2), slice(1, 8, 2))
+  halves = [info_nce(query[s], reference[s]) for s in every_other]
   np.testing.assert_allclose(
     info_nce(query, reference, groups=2), np.mean(halves), rtol=1e-6
   )

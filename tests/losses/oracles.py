@@ -115,10 +115,9 @@ def margin_softmax(x, w, label, kind):
 def info_nce(
   query, reference, place, temperature, label_smoothing=0.0, groups=1
 ):
-  size = len(query) // groups
   losses = []
-  for start in range(0, len(query), size):
-    part = range(start, start + size)
+  for first in range(groups):
+    part = range(first, len(query), groups)
     for a, b in ((query, reference), (reference, query)):
       a, b = unit(a), unit(b)
       for i in part:
@@ -131,6 +130,35 @@ def info_nce(
         losses.append(
           log_sum - (1 - label_smoothing) * s[i] - label_smoothing * even
         )
+  return sum(losses) / len(losses)
+
+
+def weighted_tuple(query, reference, alpha, groups=1):
+  """log(1 + sum over the negatives), both ways, group by group."""
+  u, v = unit(query), unit(reference)
+  losses = []
+  for first in range(groups):
+    part = range(first, len(u), groups)
+    for a, b in ((u, v), (v, u)):
+      for i in part:
+        differences = [a[i] @ b[j] - a[i] @ b[i] for j in part if j != i]
+        losses.append(math.log1p(sum(math.exp(alpha * d) for d in differences)))
+  return sum(losses) / len(losses)
+
+
+def soft_triplet(query, reference, alpha, groups=1):
+  """Mean of log(1 + exp) over all triplets, both ways, group by group."""
+  u, v = unit(query), unit(reference)
+  losses = []
+  for first in range(groups):
+    part = range(first, len(u), groups)
+    for a, b in ((u, v), (v, u)):
+      losses += [
+        math.log1p(math.exp(alpha * (a[i] @ b[j] - a[i] @ b[i])))
+        for i in part
+        for j in part
+        if j != i
+      ]
   return sum(losses) / len(losses)
 
 

@@ -325,6 +325,21 @@ def test_the_returned_schedule_is_the_one_in_use():
     np.testing.assert_allclose(-updates['w'], schedule(i), rtol=1e-6)
 
 
+def test_a_schedule_may_count_the_batch_that_is_left_out():
+  """Sample4Geo: 10 pairs in batches of 4 are 2 steps, the schedule counts 3."""
+  options = {'schedule': 'cosine', 'schedule_unit': 'step', 'lr': 0.3}
+  options |= {'warmup_epochs': 1.0}
+  make_ = lambda steps, **more: build.make(
+    build.Optimizer(**options, **more), steps_per_epoch=steps, total_epochs=5
+  )[1]
+  steps = jnp.arange(10)
+  counted = make_(2, count_partial_batch=True)(steps)
+  np.testing.assert_array_equal(counted, make_(3)(steps))
+  assert counted[-1] > 0.1 * 0.3  # 5 of the 15 steps never come.
+  with pytest.raises(ValueError, match="schedule_unit='step'"):
+    build.Optimizer(count_partial_batch=True)
+
+
 def test_an_epoch_without_learning_is_announced(caplog):
   make(warmup_epochs=2.0)
   assert 'the first epoch learns nothing' in caplog.text
