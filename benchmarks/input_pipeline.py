@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cvgl_jax.data import augment, stream, transforms
+from cvgl_jax.data import augment, resizing, stream, transforms
 
 
 class MemorySplit:
@@ -119,14 +119,12 @@ def input_rows(files: Sequence[bytes], size_px: int) -> list[tuple[str, float]]:
     (
       f'{name}: resize to {size_hw[0]}, Pillow bicubic',
       cpu_rate(
-        lambda: len([transforms.resize_pillow(i, size_hw) for i in images])
+        lambda: len([resizing.resize_pillow(i, size_hw) for i in images])
       ),
     ),
     (
       f'{name}: resize to {size_hw[0]}, area',
-      cpu_rate(
-        lambda: len([transforms.resize_area(i, size_hw) for i in images])
-      ),
+      cpu_rate(lambda: len([resizing.resize_area(i, size_hw) for i in images])),
     ),
   ]
   for label, options in {

@@ -21,8 +21,18 @@ def base() -> config_dict.ConfigDict:
       'names': (),  # data sets below it; several are joined
       'train_split': 'train',  # pictures of a view: <train_split>_<view>
       'image_size': (256, 256),  # height, width in pixels
-      'train_resize': 'pillow_bicubic',  # or 'area': faster, not the reference
+      'view_sizes': {},  # view -> (height, width) instead of image_size
+      'view_aspects': {},  # view -> width / height of stored pictures; 0: any
+      'middle_half': (),  # views cut to the rows H//4 : 3 (H//4)
+      'cut_rows': {},  # view -> pixels cut off at top and bottom
+      'resize': 'pillow_bicubic',  # 'pillow_bilinear', 'opencv_linear'
+      'train_resize': '',  # '': as resize; 'area': faster, not the reference
       'autoaugment': 'none',  # 'imagenet', 'reid'
+      'jpeg_p': 0.0,  # probability of JPEG compression in training
+      'jpeg_quality': (90, 100),  # least, most
+      'polar_size': (),  # (height, width): polar transform of satellite pictures
+      'fov_deg': 0.0,  # of panoramas of unknown orientation; 360: all; 0: off
+      'fov_seed': 0,  # of the orientation of every query in evaluation
       'drone_views_per_place': 0,  # 54, 27, 18, 9, 3, 1; 0: all there are
       'threads': 0,  # that read and decode; 0: one per core
       'eval_batch_size': 64,  # pictures a step of embedding

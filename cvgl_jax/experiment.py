@@ -5,17 +5,32 @@ component each. Training, evaluation and embedding all start here, so they can
 not disagree about a network, a data set or a transform.
 """
 
+import contextlib
 import dataclasses
 import difflib
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from cvgl_jax import checkpoint, settings, sharding, strict
-from cvgl_jax.data import augment, plans, sources, transforms
+from cvgl_jax.data import (
+  augment,
+  augment_sample4geo,
+  global_mining,
+  neighbour_batches,
+  plans,
+  prepare,
+  sources,
+  transforms,
+)
 from cvgl_jax.methods import contract
+
+# Where the sections `plan` and `augment` find the class that they name.
+PLANS = (plans, global_mining, neighbour_batches)
+AUGMENTS = (augment, augment_sample4geo)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +39,6 @@ class TrainingData:
 
   splits: dict[str, sources.Split]
   labels: dict[int, int]
-
-  @property
-  def places(self) -> dict[str, np.ndarray]:
-    """View -> place of every picture, int64 [N]."""
-    return {view: split.place for view, split in self.splits.items()}
 
 
 def check(config: Mapping[str, Any]) -> settings.Settings:
@@ -50,9 +60,7 @@ def check(config: Mapping[str, Any]) -> settings.Settings:
       'independently, but a loss of config.method compares the views of one '
       "place; use 'Pairs' or 'AllViews'"
     )
-  make_augment(checked)
-  for train in (True, False):
-    make_loader(checked, train=train)
+  _check_pictures(checked, method)
   if checked.seed < 0:
     raise ValueError(f'config.seed: got {checked.seed}, expected >= 0')
   best_metric(checked)
@@ -92,12 +100,24 @@ def make_method(checked: settings.Settings, num_classes: int = 0) -> Any:
 
 def make_plan(checked: settings.Settings) -> Any:
   """The plan: who meets whom in a batch."""
-  return _member(plans, checked.plan, 'config.plan')
+  return _member(PLANS, checked.plan, 'config.plan')
 
 
-def make_augment(checked: settings.Settings) -> Any:
-  """The augmentation that runs on the device."""
-  return _member(augment, checked.augment, 'config.augment')
+def make_augment(checked: settings.Settings) -> prepare.Chain:
+  """What the train step does to pictures: augmentation, then `make_prepare`."""
+  return prepare.Chain(
+    augment=_member(AUGMENTS, checked.augment, 'config.augment'),
+    prepare=make_prepare(checked),
+  )
+
+
+def make_prepare(checked: settings.Settings) -> prepare.Prepare:
+  """What happens to pictures on the device in training and evaluation."""
+  data = checked.data
+  with _named('config.data'):
+    return prepare.Prepare(
+      polar_size=data.polar_size, fov_deg=data.fov_deg, fov_seed=data.fov_seed
+    )
 
 
 def make_evaluators(checked: settings.Settings) -> dict[str, Any]:
@@ -117,14 +137,18 @@ def check_splits(
   """Opens what the evaluators will read, before hours are spent.
 
   Raises:
-    ValueError: a data set or split is missing; names the evaluator.
+    ValueError: a data set or split is missing, or does not know what is to be
+      measured on it; names the evaluator.
   """
+  best_evaluator, _, best = best_metric(checked).partition('/')
   for name, evaluator in evaluators.items():
-    for names, split in evaluator.splits:
-      try:
-        open_split(checked, names, split)
-      except ValueError as error:
-        raise ValueError(f'config.evals.{name}: {error}') from error
+    try:
+      evaluator.check(
+        functools.partial(open_split, checked),
+        metric=best if name == best_evaluator else '',
+      )
+    except ValueError as error:
+      raise ValueError(f'config.evals.{name}: {error}') from error
 
 
 def make_loader(
@@ -132,11 +156,31 @@ def make_loader(
 ) -> transforms.Loader:
   """Decoding and resizing on the CPU; evaluation always as the references."""
   data = checked.data
-  return transforms.Loader(
-    image_size=tuple(data.image_size),
-    resize=data.train_resize if train else 'pillow_bicubic',
-    autoaugment=data.autoaugment if train else 'none',
-  )
+  with _named('config.data'):
+    return transforms.Loader(
+      image_size=data.image_size,
+      view_sizes=data.view_sizes,
+      view_aspects=data.view_aspects,
+      middle_half=data.middle_half,
+      cut_rows=data.cut_rows,
+      resize=(train and data.train_resize) or data.resize,
+      autoaugment=data.autoaugment if train else 'none',
+      jpeg_p=data.jpeg_p if train else 0.0,
+      jpeg_quality=data.jpeg_quality,
+    )
+
+
+def network_sizes(
+  checked: settings.Settings, views: Iterable[str]
+) -> dict[str, tuple[int, int]]:
+  """View -> (height, width) of the pictures that the network sees.
+
+  Raises:
+    ValueError: a size that `config.data.polar_size` or `fov_deg` cannot take.
+  """
+  load, ready = make_loader(checked, train=False), make_prepare(checked)
+  with _named('config.data'):
+    return {view: ready.size(view, load.size(view)) for view in views}
 
 
 def open_split(
@@ -168,12 +212,14 @@ def init_shapes(method: Any, checked: settings.Settings) -> Any:
 
 def init_variables(method: Any, checked: settings.Settings) -> Any:
   """Random variables of the method; call under jit or eval_shape."""
-  height, width = checked.data.image_size
-  image = np.zeros((2, height, width, 3), np.uint8)
   label = np.zeros((2,), np.int32)
   batch = {
-    view: {'image': image, 'label': label, 'place': label}
-    for view in method.views
+    view: {
+      'image': np.zeros((2, *size_hw, 3), np.uint8),
+      'label': label,
+      'place': label,
+    }
+    for view, size_hw in network_sizes(checked, method.views).items()
   }
   return method.init(jax.random.key(checked.seed), batch)
 
@@ -190,12 +236,30 @@ def variables_before_training(
   if init.weights:
     variables = contract.load_pretrained(method, variables, init.weights)
   if init.workdir:
-    variables = checkpoint.restore_variables(
-      init.workdir,
-      checkpoint.choose(init.workdir, 'best'),
-      jax.eval_shape(lambda: variables),
-    )
+    variables = _from_run(method, variables, init.workdir)
   return variables
+
+
+def _from_run(method: Any, variables: Any, workdir: str) -> Any:
+  """Variables of the best checkpoint of another run.
+
+  A method with `variables_from_run` may continue a run whose variables have
+  other shapes than its own; they are made after that run's config.
+  """
+  step = checkpoint.choose(workdir, 'best')
+  if not hasattr(method, 'variables_from_run'):
+    shapes = jax.eval_shape(lambda: variables)
+    return checkpoint.restore_variables(workdir, step, shapes)
+  config = settings.load_config(workdir)
+  other = strict.make(settings.Settings, config, f'{workdir}/config.json')
+  if other.method['name'] != method.__module__.rpartition('.')[2]:
+    raise ValueError(
+      f'config.init.workdir: {workdir} is a run of {other.method["name"]!r}, not '
+      f'of {method.__module__.rpartition(".")[2]!r}'
+    )
+  shapes = init_shapes(make_method(other), other)
+  source = checkpoint.restore_variables(workdir, step, shapes)
+  return method.variables_from_run(variables, source, where=workdir)
 
 
 def _without(section: Mapping, key: str, where: str) -> dict[str, Any]:
@@ -204,11 +268,50 @@ def _without(section: Mapping, key: str, where: str) -> dict[str, Any]:
   return {k: v for k, v in section.items() if k != key}
 
 
-def _member(module: Any, section: Mapping, where: str) -> Any:
-  """Builds the dataclass of `module` that section['name'] picks."""
+def _check_pictures(checked: settings.Settings, method: Any) -> None:
+  """Sizes, cuts and transforms fit each other and the views that there are."""
+  data, augmentation = checked.data, make_augment(checked).augment
+  for train in (True, False):
+    load = make_loader(checked, train=train)
+  with _named('config.augment'):
+    for view in method.views:
+      augmentation.check(view, load.size(view))
+  views = dict.fromkeys(method.views)
+  for evaluator in make_evaluators(checked).values():
+    views |= dict.fromkeys(
+      split.rsplit('_', 1)[-1] for _, split in evaluator.splits
+    )
+  for name in ('view_sizes', 'view_aspects', 'cut_rows', 'middle_half'):
+    for view in getattr(data, name):
+      if view not in views:
+        raise ValueError(
+          f'config.data.{name}: no view {view!r} in this recipe; its views are '
+          f'{list(views)}'
+        )
+  network_sizes(checked, views)
+  for name, view in (('polar_size', 'satellite'), ('fov_deg', 'panorama')):
+    if getattr(data, name) and not any(x.startswith(view) for x in views):
+      raise ValueError(
+        f'config.data.{name}: is about {view} pictures, but the views of this '
+        f'recipe are {list(views)}'
+      )
+
+
+@contextlib.contextmanager
+def _named(where: str) -> Iterator[None]:
+  """Puts the section in front of what is wrong with its values."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f'{where}: {error}') from error
+
+
+def _member(modules: tuple[Any, ...], section: Mapping, where: str) -> Any:
+  """Builds the dataclass of the modules that section['name'] picks."""
   options = _without(section, 'name', where)
   choices = {
     name: cls
+    for module in modules
     for name, cls in vars(module).items()
     if dataclasses.is_dataclass(cls)
     and cls.__module__ == module.__name__
@@ -219,7 +322,6 @@ def _member(module: Any, section: Mapping, where: str) -> Any:
     near = difflib.get_close_matches(name, choices, n=1)
     hint = f'; did you mean {near}?' if near else ''
     raise ValueError(
-      f'{where}.name: no {name!r} in {module.__name__}{hint}; '
-      f'there are {sorted(choices)}'
+      f'{where}.name: no {name!r}{hint}; there are {sorted(choices)}'
     )
   return strict.make(choices[name], options, where)

@@ -25,9 +25,28 @@ class Data:
     dir: folder of the built data sets.
     names: data sets below `dir`; several are joined (disjoint place ids).
     train_split: prefix of the training splits (`<train_split>_<view>`).
-    image_size: (height, width) in pixels that the network sees.
-    train_resize: 'pillow_bicubic' (as the references) or 'area' (faster).
+    image_size: (height, width) in pixels that pictures are resized to; what the
+      network sees unless `polar_size` or `fov_deg` change it.
+    view_sizes: view -> (height, width) instead of `image_size`.
+    view_aspects: view -> width / height that the stored pictures must have
+      (within a tenth); a picture that is no whole panorama is refused. 0, or a
+      view that is not named: any.
+    middle_half: views of which only the rows H//4 : 3 (H//4) are used (the
+      panoramas of CVACT, which reach from straight down to straight up).
+    cut_rows: view -> pixels that are cut off at the top and at the bottom.
+    resize: 'pillow_bicubic', 'pillow_bilinear' or 'opencv_linear' (half-pixel
+      centres, no antialiasing), each bit for bit what a reference does.
+    train_resize: '' for the same in training, or 'area' (faster), or any of
+      `resize`.
     autoaugment: 'none', 'imagenet' or 'reid', on the CPU before the resize.
+    jpeg_p: probability that a training picture is compressed as JPEG and read
+      again before the resize.
+    jpeg_quality: (least, most) quality of that.
+    polar_size: (height, width) of the polar transform of satellite pictures, in
+      training and evaluation; () for none.
+    fov_deg: field of view that is left of a panorama of unknown orientation, in
+      training and evaluation; 360: only the orientation is unknown; 0: off.
+    fov_seed: of the orientation that every query has in evaluation.
     drone_views_per_place: 54, 27, 18, 9, 3 or 1 of the drone pictures of
       University-1652; 0 for all there are.
     threads: that read and decode; 0 for one per core.
@@ -39,8 +58,18 @@ class Data:
   names: tuple[str, ...] = ('university1652',)
   train_split: str = 'train'
   image_size: tuple[int, int] = (256, 256)
-  train_resize: str = 'pillow_bicubic'
+  view_sizes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  view_aspects: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  middle_half: tuple[str, ...] = ()
+  cut_rows: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  resize: str = 'pillow_bicubic'
+  train_resize: str = ''
   autoaugment: str = 'none'
+  jpeg_p: float = 0.0
+  jpeg_quality: tuple[int, int] = (90, 100)
+  polar_size: tuple[int, ...] = ()
+  fov_deg: float = 0.0
+  fov_seed: int = 0
   drone_views_per_place: int = 0
   threads: int = 0
   eval_batch_size: int = 64
@@ -168,6 +197,7 @@ NEUTRAL = (
   'data.dir',
   'data.threads',
   'data.eval_batch_size',
+  'data.view_aspects.',
   'init.',
   'train.log_every_steps',
   'train.eval_',

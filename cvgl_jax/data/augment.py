@@ -45,10 +45,13 @@ _BRIGHTNESS, _CONTRAST, _SATURATION = range(3)
 class NoAugment:
   """Only the conversion to float32."""
 
+  def check(self, view: str, size_hw: tuple[int, int]) -> None:
+    """Takes pictures of any view and size."""
+
   def __call__(self, key: jax.Array, images: jax.Array, view: str) -> jax.Array:
     """Returns `images`, uint8 [B, H, W, 3], as float32; ignores the rest."""
     del key, view
-    _check_images(images)
+    check_images(images)
     return images.astype(jnp.float32)
 
 
@@ -106,6 +109,11 @@ class UniversityTrain:
       if not 0 <= getattr(self, name) <= 1:
         raise ValueError(f'{name} is {getattr(self, name)}; expected 0 to 1')
 
+  def check(self, view: str, size_hw: tuple[int, int]) -> None:
+    """Raises ValueError where pictures of this view and size cannot be had."""
+    del size_hw
+    kind_of(view)
+
   def __call__(self, key: jax.Array, images: jax.Array, view: str) -> jax.Array:
     """Augments a batch of one view.
 
@@ -121,8 +129,8 @@ class UniversityTrain:
     Raises:
       ValueError: `images` are not uint8 [B, H, W, 3], or the view is unknown.
     """
-    _check_images(images)
-    kind = _kind(view)
+    check_images(images)
+    kind = kind_of(view)
     key = jax.random.fold_in(key, zlib.crc32(view.encode()) & 0x7FFFFFFF)
     number = jnp.arange(images.shape[0])  # [B]
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, number)
@@ -341,9 +349,18 @@ def _whole(unit: jax.Array, high: Any) -> jax.Array:
   return jnp.floor(unit * (high + 1)).astype(jnp.int32)
 
 
-def _kind(view: str) -> str:
-  """'satellite', 'drone' or 'ground'; a view may carry digits and a suffix."""
-  word = view.split('_')[0].rstrip('0123456789')
+def first_word(view: str) -> str:
+  """'panorama' of 'panorama', 'panorama2', 'panorama_night'."""
+  return view.split('_')[0].rstrip('0123456789')
+
+
+def kind_of(view: str) -> str:
+  """'satellite', 'drone' or 'ground', of a view by its first word.
+
+  Raises:
+    ValueError: not a word of `KINDS`.
+  """
+  word = first_word(view)
   if word not in KINDS:
     raise ValueError(
       f'no augmentation is defined for view {view!r}; the name of a view '
@@ -352,7 +369,8 @@ def _kind(view: str) -> str:
   return KINDS[word]
 
 
-def _check_images(images: jax.Array) -> None:
+def check_images(images: jax.Array) -> None:
+  """Raises ValueError unless `images` are uint8 [B, H, W, 3]."""
   if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != jnp.uint8:
     raise ValueError(
       f'augmentation got {images.dtype} {images.shape}; expected uint8 '

@@ -1,9 +1,8 @@
 """Who meets whom in a batch: epoch plans as integer arrays.
 
-A plan turns the places of the pictures of every view into an array
+A plan turns the splits of every view (their columns, no picture) into an array
 [steps, batch, slots] of row numbers, one slot a view. It is a pure function of
-(seed, epoch), the same on every process, and it reads no picture; `stream`
-executes it.
+(seed, epoch), the same on every process; `stream` executes it.
 
 * `IndependentViews`: every view is shuffled on its own (University-1652).
 * `Pairs`: one picture of each view of the same place, a fixed number of times
@@ -11,6 +10,8 @@ executes it.
 * `AllViews`: an epoch sees every picture of one view, each with pictures of
   the same place of the other views.
 * `limit_views`: the subsets with fewer drone pictures a building.
+
+Plans that need to know what looks alike: `global_mining`, `neighbour_batches`.
 
 Sources: layumi/University1652-Baseline `train.py` (epoch of four zipped
 loaders), `prepare_limit_view.py`; the mixing of `Pairs` and `AllViews` is the
@@ -48,21 +49,20 @@ class IndependentViews:
   """
 
   paired: ClassVar[bool] = False  # row i of the views: different places
+  mining: ClassVar[str] = ''
   views: tuple[str, ...]
 
-  def steps_per_epoch(
-    self, places: Mapping[str, np.ndarray], batch_size: int
-  ) -> int:
+  def steps_per_epoch(self, splits: Mapping[str, Any], batch_size: int) -> int:
     """Complete batches of the shortest view.
 
     Args:
-      places: view -> place of every row, int [N].
+      splits: view -> split; its `place`, int [N], is looked at.
       batch_size: pictures of each view in a step.
 
     Raises:
       ValueError: a view is absent or smaller than one batch.
     """
-    counts = {view: _places(places, view).size for view in self.views}
+    counts = {view: _places(splits, view).size for view in self.views}
     _check_batch(batch_size)
     shortest = min(counts, key=counts.get)
     if counts[shortest] < batch_size:
@@ -74,7 +74,7 @@ class IndependentViews:
 
   def rows(
     self,
-    places: Mapping[str, np.ndarray],
+    splits: Mapping[str, Any],
     *,
     batch_size: int,
     seed: int,
@@ -84,7 +84,7 @@ class IndependentViews:
     """Row numbers of one epoch, int64 [steps, batch, slots].
 
     Args:
-      places: view -> place of every row, int [N].
+      splits: view -> split; its `place`, int [N], is looked at.
       batch_size: pictures of each view in a step.
       seed: of the run, not negative.
       epoch: counted from 0.
@@ -94,11 +94,11 @@ class IndependentViews:
       ValueError: see `steps_per_epoch`.
     """
     _refuse_neighbours(self, neighbours)
-    steps = self.steps_per_epoch(places, batch_size)
+    steps = self.steps_per_epoch(splits, batch_size)
     columns = []
     for slot, view in enumerate(self.views):
-      rng = _generator(seed, epoch, f'independent/{slot}')
-      shuffled = rng.permutation(_places(places, view).size)
+      rng = generator(seed, epoch, f'independent/{slot}')
+      shuffled = rng.permutation(_places(splits, view).size)
       columns.append(shuffled[: steps * batch_size])
     grid = np.stack(columns, axis=-1).astype(np.int64)  # [steps*batch, slots]
     return grid.reshape(steps, batch_size, len(self.views))
@@ -119,6 +119,7 @@ class Pairs:
   """
 
   paired: ClassVar[bool] = True
+  mining: ClassVar[str] = ''
   views: tuple[str, ...]
   pictures_per_place: int = 1
 
@@ -128,16 +129,14 @@ class Pairs:
         f'pictures_per_place is {self.pictures_per_place}; it must be 1 or more'
       )
 
-  def steps_per_epoch(
-    self, places: Mapping[str, np.ndarray], batch_size: int
-  ) -> int:
+  def steps_per_epoch(self, splits: Mapping[str, Any], batch_size: int) -> int:
     """Complete batches of an epoch; Raises as `rows`."""
-    common = _common_places(places, self.views, batch_size)
+    common = _common_places(splits, self.views, batch_size)
     return common.size * self.pictures_per_place // batch_size
 
   def rows(
     self,
-    places: Mapping[str, np.ndarray],
+    splits: Mapping[str, Any],
     *,
     batch_size: int,
     seed: int,
@@ -153,14 +152,14 @@ class Pairs:
         fewer such places than `batch_size`.
     """
     _refuse_neighbours(self, neighbours)
-    common = _common_places(places, self.views, batch_size)
+    common = _common_places(splits, self.views, batch_size)
     steps = common.size * self.pictures_per_place // batch_size
-    rng = _generator(seed, epoch, 'pairs')
+    rng = generator(seed, epoch, 'pairs')
     uses = np.full(common.size, self.pictures_per_place)
     surplus = uses.sum() - steps * batch_size  # fewer than one batch
     uses[rng.permutation(common.size)[:surplus]] -= 1
     place, use = _distinct_batches(uses, steps, batch_size, rng)
-    return _pictures(places, self.views, common, place=place, use=use, rng=rng)
+    return _pictures(splits, self.views, common, place=place, use=use, rng=rng)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,6 +178,7 @@ class AllViews:
   """
 
   paired: ClassVar[bool] = True
+  mining: ClassVar[str] = ''
   views: tuple[str, ...]
   view: str = 'drone'
 
@@ -186,17 +186,15 @@ class AllViews:
     if self.view not in self.views:
       raise ValueError(f'view {self.view!r} is not one of views {self.views}')
 
-  def steps_per_epoch(
-    self, places: Mapping[str, np.ndarray], batch_size: int
-  ) -> int:
+  def steps_per_epoch(self, splits: Mapping[str, Any], batch_size: int) -> int:
     """Batches of an epoch; Raises as `rows`."""
-    common = _common_places(places, self.views, batch_size)
-    counts = _counts(_places(places, self.view), common)
+    common = _common_places(splits, self.views, batch_size)
+    counts = _counts(_places(splits, self.view), common)
     return _steps(counts, batch_size)
 
   def rows(
     self,
-    places: Mapping[str, np.ndarray],
+    splits: Mapping[str, Any],
     *,
     batch_size: int,
     seed: int,
@@ -205,17 +203,17 @@ class AllViews:
   ) -> np.ndarray:
     """Row numbers of one epoch, int64 [steps, batch, slots]; as `Pairs.rows`."""
     _refuse_neighbours(self, neighbours)
-    common = _common_places(places, self.views, batch_size)
-    uses = _counts(_places(places, self.view), common)
+    common = _common_places(splits, self.views, batch_size)
+    uses = _counts(_places(splits, self.view), common)
     steps = _steps(uses, batch_size)
-    rng = _generator(seed, epoch, 'all_views')
+    rng = generator(seed, epoch, 'all_views')
     missing = steps * batch_size - uses.sum()
     while missing > 0:
       free = rng.permutation(np.flatnonzero(uses < steps))[:missing]
       uses[free] += 1
       missing -= free.size
     place, use = _distinct_batches(uses, steps, batch_size, rng)
-    return _pictures(places, self.views, common, place=place, use=use, rng=rng)
+    return _pictures(splits, self.views, common, place=place, use=use, rng=rng)
 
 
 def limit_views(split: Any, views_per_place: int) -> Any:
@@ -261,7 +259,7 @@ def limit_views(split: Any, views_per_place: int) -> Any:
   return split.select(np.asarray(kept, np.int64))
 
 
-def _generator(seed: int, epoch: int, purpose: str) -> np.random.Generator:
+def generator(seed: int, epoch: int, purpose: str) -> np.random.Generator:
   """A generator of its own for each (seed, epoch, purpose)."""
   if seed < 0 or epoch < 0:
     raise ValueError(f'seed {seed} and epoch {epoch} must not be negative')
@@ -276,10 +274,10 @@ def _refuse_neighbours(plan: Any, neighbours: Any) -> None:
     )
 
 
-def _places(places: Mapping[str, np.ndarray], view: str) -> np.ndarray:
-  if view not in places:
-    raise ValueError(f'no view {view!r}; there are {sorted(places)}')
-  return np.asarray(places[view])
+def _places(splits: Mapping[str, Any], view: str) -> np.ndarray:
+  if view not in splits:
+    raise ValueError(f'no view {view!r}; there are {sorted(splits)}')
+  return np.asarray(splits[view].place)
 
 
 def _check_batch(batch_size: int) -> None:
@@ -288,11 +286,11 @@ def _check_batch(batch_size: int) -> None:
 
 
 def _common_places(
-  places: Mapping[str, np.ndarray], views: tuple[str, ...], batch_size: int
+  splits: Mapping[str, Any], views: tuple[str, ...], batch_size: int
 ) -> np.ndarray:
   """Sorted known places that every view has, int64 [P] with P >= batch."""
   _check_batch(batch_size)
-  sets = [np.unique(_places(places, view)) for view in views]
+  sets = [np.unique(_places(splits, view)) for view in views]
   common = sets[0][sets[0] >= 0]
   for other in sets[1:]:
     common = np.intersect1d(common, other, assume_unique=True)
@@ -363,7 +361,7 @@ def _distinct_batches(
 
 
 def _pictures(
-  places: Mapping[str, np.ndarray],
+  splits: Mapping[str, Any],
   views: tuple[str, ...],
   common: np.ndarray,
   *,
@@ -374,7 +372,7 @@ def _pictures(
   """Row numbers [steps, batch, slots] for uses of places.
 
   Args:
-    places: view -> place of every row.
+    splits: view -> split with `place`.
     views: slots.
     common: [P] sorted places.
     place: [steps, batch] index into `common`.
@@ -384,8 +382,8 @@ def _pictures(
   """
   columns = []
   for view in views:
-    rows = np.flatnonzero(np.isin(_places(places, view), common))
-    index = np.searchsorted(common, _places(places, view)[rows])
+    rows = np.flatnonzero(np.isin(_places(splits, view), common))
+    index = np.searchsorted(common, _places(splits, view)[rows])
     rows = rows[np.lexsort((rng.random(rows.size), index))]
     count = np.bincount(index, minlength=common.size)
     start = np.cumsum(count) - count

@@ -68,7 +68,8 @@ def batches(
 
   Yields:
     view -> {'image': uint8 [b, H, W, 3], 'label': int32 [b],
-    'place': int32 [b]} with b = batch / process count.
+    'place': int32 [b], 'row': int32 [b], the number in the split} with b =
+    batch / process count.
 
   Raises:
     ValueError: sizes that do not fit, a row or place without an entry, a
@@ -162,6 +163,7 @@ class _LoadRow(grain.transforms.Map):
         'image': _load(self.load, split, row, view=view, rng=rng),
         'label': self.classes[slot][row],
         'place': np.int32(split.place[row]),
+        'row': np.int32(row),
       }
     return sample
 

@@ -1,16 +1,16 @@
 """Pixels on the CPU: file bytes to a picture of the size that the net takes.
 
 `decode` gives exactly what Pillow's `Image.open(file).convert('RGB')` gives,
-on which all published systems were trained, or refuses. `resize_pillow` is
-Pillow's own antialiased filter (test time, exact); `resize_area` is faster
-(training). `Loader` is the recipe that `stream` calls for each picture. What
-can run in the jitted step is in `augment`.
+on which all published systems were trained, or refuses. `Loader` is the recipe
+that `stream` calls for each picture; it resizes by `resizing`. What can run in
+the jitted step is in `augment` and `prepare`.
 """
 
 import dataclasses
 import io
 import re
 import struct
+from collections.abc import Mapping
 from typing import Literal
 
 import cv2
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from cvgl_jax.data import autoaugment as autoaugment_lib
+from cvgl_jax.data import resizing
 
 # The pipeline has its own threads; OpenCV's would only compete with them.
 cv2.setNumThreads(0)
@@ -35,47 +36,85 @@ _REDUCED = (
   (4, cv2.IMREAD_REDUCED_COLOR_4),
   (2, cv2.IMREAD_REDUCED_COLOR_2),
 )
-_FILTERS = {
-  'bicubic': Image.Resampling.BICUBIC,
-  'bilinear': Image.Resampling.BILINEAR,
-}
+ASPECT_TOLERANCE = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loader:
   """File bytes to the 8-bit picture that goes to the device.
 
+  Order: decode, check the aspect ratio, cut rows, AutoAugment, JPEG, resize.
+
   Attributes:
     image_size: (height, width) in pixels; the aspect ratio is not kept.
-    resize: 'pillow_bicubic' is what the references do, bit for bit; 'area' is
-      two to three times faster with the decoding, for training.
+    view_sizes: view -> (height, width) instead of `image_size`.
+    resize: 'pillow_bicubic', 'pillow_bilinear' and 'opencv_linear' are what
+      references do, bit for bit; 'area' is two to three times faster with the
+      decoding, for training.
+    view_aspects: view -> width / height of its stored pictures; one that is off
+      by more than a tenth is refused. 0: any.
+    middle_half: views of which the rows H//4 : 3 (H//4) are used.
+    cut_rows: view -> pixels cut off at the top and at the bottom.
     autoaugment: policy on the picture before the resize; 'none', 'imagenet'
       (train.py --DA) or 'reid' (train_no_street.py).
     autoaugment_views: views that the policy applies to (never satellite in
       the reference).
+    jpeg_p: probability that a picture is compressed and read again.
+    jpeg_quality: (least, most) quality of that, both possible.
     max_pixels: larger pictures are refused before they are decoded.
   """
 
   image_size: tuple[int, int]
-  resize: Literal['pillow_bicubic', 'area'] = 'pillow_bicubic'
+  view_sizes: Mapping[str, tuple[int, int]] = dataclasses.field(
+    default_factory=dict
+  )
+  resize: Literal[
+    'pillow_bicubic', 'pillow_bilinear', 'opencv_linear', 'area'
+  ] = 'pillow_bicubic'
+  view_aspects: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  middle_half: tuple[str, ...] = ()
+  cut_rows: Mapping[str, int] = dataclasses.field(default_factory=dict)
   autoaugment: Literal['none', 'imagenet', 'reid'] = 'none'
   autoaugment_views: tuple[str, ...] = ('street', 'drone', 'google')
+  jpeg_p: float = 0.0
+  jpeg_quality: tuple[int, int] = (90, 100)
   max_pixels: int = MAX_PIXELS
 
   def __post_init__(self):
-    if len(self.image_size) != 2 or min(self.image_size) < 1:
+    _check_image_size('image_size', self.image_size)
+    for view, size_hw in self.view_sizes.items():
+      _check_image_size(f'view_sizes.{view}', size_hw)
+    for name, kinds in (('view_aspects', int | float), ('cut_rows', int)):
+      for view, value in getattr(self, name).items():
+        if not isinstance(value, kinds) or value < 0:
+          raise ValueError(
+            f'{name}.{view}: got {value!r}, expected a number >= 0'
+            + (' of rows' if name == 'cut_rows' else ' (width / height)')
+          )
+    if self.resize not in resizing.METHODS:
       raise ValueError(
-        f'image_size {self.image_size}; expected (height, width) in pixels'
-      )
-    if self.resize not in ('pillow_bicubic', 'area'):
-      raise ValueError(
-        f"resize {self.resize!r}; expected 'pillow_bicubic' or 'area'"
+        f'resize {self.resize!r}; expected one of {resizing.METHODS}'
       )
     if self.autoaugment not in ('none', *autoaugment_lib.POLICIES):
       raise ValueError(
         f'autoaugment {self.autoaugment!r}; expected one of '
         f'{["none", *autoaugment_lib.POLICIES]}'
       )
+    if not 0 <= self.jpeg_p <= 1:
+      raise ValueError(f'jpeg_p is {self.jpeg_p}; expected 0 to 1')
+    least, most = self.jpeg_quality
+    if not 1 <= least <= most <= 100:
+      raise ValueError(
+        f'jpeg_quality {self.jpeg_quality}; expected 1 <= least <= most <= 100'
+      )
+
+  def size(self, view: str) -> tuple[int, int]:
+    """(height, width) of the pictures of a view."""
+    return tuple(self.view_sizes.get(view, self.image_size))
+
+  def for_view(self, view: str) -> 'Loader':
+    """The same for pictures of one view alone: `image_size` is theirs."""
+    return dataclasses.replace(self, image_size=self.size(view), view_sizes={})
 
   def __call__(
     self,
@@ -84,11 +123,12 @@ class Loader:
     view: str,
     where: str,
   ) -> np.ndarray:
-    """Decodes, augments where asked, resizes.
+    """Decodes, cuts, augments where asked, resizes.
 
     Args:
       data: the bytes of a picture file.
-      rng: the sample's own generator; None when `autoaugment` is 'none'.
+      rng: the sample's own generator; None when `autoaugment` is 'none' and
+        `jpeg_p` is 0.
       view: of the picture.
       where: names the picture in errors.
 
@@ -96,26 +136,60 @@ class Loader:
       uint8 [h, w, 3], RGB.
 
     Raises:
-      ValueError: the picture cannot be decoded faithfully (see `decode`).
+      ValueError: the picture cannot be decoded faithfully (see `decode`), has
+        not the shape that the recipe needs, or is lower than what is cut off.
     """
-    height, width = self.image_size
-    if self.autoaugment != 'none' and view in self.autoaugment_views:
-      if rng is None:
-        raise ValueError(
-          f'{where}: autoaugment {self.autoaugment!r} needs a random '
-          "generator; embed with a Loader whose autoaugment is 'none'"
-        )
-      image = decode(data, where, max_pixels=self.max_pixels)
-      image = autoaugment_lib.apply(image, rng, policy=self.autoaugment)
-    elif self.resize == 'area':
-      image = decode(
-        data, where, max_pixels=self.max_pixels, at_least=(height, width)
+    size_hw = self.size(view)
+    augments = self.autoaugment != 'none' and view in self.autoaugment_views
+    if rng is None and (augments or self.jpeg_p):
+      option = (
+        f'autoaugment {self.autoaugment!r}' if augments else 'JPEG compression'
       )
-    else:
-      image = decode(data, where, max_pixels=self.max_pixels)
-    if self.resize == 'area':
-      return resize_area(image, (height, width))
-    return resize_pillow(image, (height, width), 'bicubic')
+      raise ValueError(
+        f'{where}: {option} needs a random generator; embed with a Loader '
+        'without it'
+      )
+    cuts = view in self.middle_half or self.cut_rows.get(view, 0) > 0
+    # A smaller decoding must be hidden by what follows, see `decode`.
+    hidden = self.resize == 'area' and not (cuts or augments or self.jpeg_p)
+    image = decode(
+      data,
+      where,
+      max_pixels=self.max_pixels,
+      at_least=size_hw if hidden else None,
+    )
+    self._check_aspect(image, view, where)
+    if cuts:
+      image = self._cut(image, view, where)
+    if augments:
+      image = autoaugment_lib.apply(image, rng, policy=self.autoaugment)
+    if self.jpeg_p and rng.random() < self.jpeg_p:
+      least, most = self.jpeg_quality
+      image = jpeg(image, int(rng.integers(least, most, endpoint=True)))
+    return resizing.resize(image, size_hw, self.resize)
+
+  def _check_aspect(self, image: np.ndarray, view: str, where: str) -> None:
+    wanted = self.view_aspects.get(view, 0)
+    height, width = image.shape[:2]
+    if wanted and abs(width / height / wanted - 1) > ASPECT_TOLERANCE:
+      raise ValueError(
+        f'{where}: width / height is {width / height:.2f} ({width}x{height} '
+        f'pixels), expected about {wanted:g} (config.data.view_aspects.{view}): '
+        'the recipe relies on what lies where in a whole picture. Correct or '
+        'leave out the picture, or set that key to 0'
+      )
+
+  def _cut(self, image: np.ndarray, view: str, where: str) -> np.ndarray:
+    if view in self.middle_half:
+      quarter = len(image) // 4
+      image = image[quarter : quarter * 3]
+    rows = self.cut_rows.get(view, 0)
+    if len(image) <= 2 * rows:
+      raise ValueError(
+        f'{where}: nothing is left of {len(image)} rows without {rows} at the '
+        f'top and at the bottom (config.data.cut_rows.{view}, middle_half)'
+      )
+    return image[rows : len(image) - rows]
 
 
 def decode(
@@ -140,7 +214,7 @@ def decode(
     max_pixels: larger pictures are refused unread (decompression bombs).
     at_least: (height, width); allows a JPEG to be decoded at 1/2, 1/4 or 1/8
       of its size as long as both sides stay at least twice this large, where
-      a following `resize_area` hides the difference.
+      a following `resizing.resize_area` hides the difference.
 
   Returns:
     uint8 [H, W, 3], RGB.
@@ -163,50 +237,21 @@ def decode(
   return _decode_pillow(data, where, max_pixels=max_pixels)
 
 
-def resize_pillow(
-  image: np.ndarray, size_hw: tuple[int, int], method: str = 'bicubic'
-) -> np.ndarray:
-  """Resizes with Pillow's antialiased filter, exactly as torchvision on PIL.
+def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+  """What is left of a picture after compression as JPEG.
 
   Args:
     image: uint8 [H, W, 3].
-    size_hw: (height, width) of the result.
-    method: 'bicubic' or 'bilinear'.
+    quality: 1 ... 100.
 
   Returns:
-    uint8 [h, w, 3].
+    uint8 [H, W, 3].
 
-  Raises:
-    ValueError: unknown method.
+  Source: albumentations 1.3 `ImageCompression`: red and blue change places in
+  the codec, as there, so that the luminance weighs blue more than red.
   """
-  if method not in _FILTERS:
-    raise ValueError(f'method {method!r}; expected one of {list(_FILTERS)}')
-  height, width = size_hw
-  if image.shape[:2] == (height, width):
-    return image
-  picture = Image.fromarray(image)
-  return np.array(picture.resize((width, height), _FILTERS[method]))
-
-
-def resize_area(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-  """Resizes by averaging the covered source pixels (bilinear when enlarging).
-
-  About thirty times faster than Pillow's bicubic filter; on photographs the two
-  differ by less than one grey level on average, more at sharp edges.
-
-  Args:
-    image: uint8 [H, W, 3].
-    size_hw: (height, width) of the result.
-
-  Returns:
-    uint8 [h, w, 3].
-  """
-  height, width = size_hw
-  if image.shape[:2] == (height, width):
-    return image
-  shrinks = height <= image.shape[0] and width <= image.shape[1]
-  method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-  return cv2.resize(image, (width, height), interpolation=method)
+  data = cv2.imencode('.jpg', image, (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
+  return cv2.imdecode(data, cv2.IMREAD_COLOR)
 
 
 def _decode_pillow(data: bytes, where: str, *, max_pixels: int) -> np.ndarray:
@@ -228,6 +273,12 @@ def _decode_pillow(data: bytes, where: str, *, max_pixels: int) -> np.ndarray:
       f'{where}: cannot decode the picture ({len(data)} bytes): {error}; '
       'the file is truncated, damaged or not a picture'
     ) from error
+
+
+def _check_image_size(name: str, size_hw: tuple[int, int]) -> None:
+  whole = isinstance(size_hw, tuple | list) and len(size_hw) == 2
+  if not whole or not all(isinstance(n, int) and n > 0 for n in size_hw):
+    raise ValueError(f'{name} {size_hw!r}; expected (height, width) in pixels')
 
 
 def _check_size(

@@ -18,7 +18,8 @@ import numpy as np
 import tqdm
 
 from cvgl_jax import sharding
-from cvgl_jax.data import stream
+from cvgl_jax.data import prepare as prepare_lib
+from cvgl_jax.data import stream, transforms
 from cvgl_jax.models import test_time
 
 
@@ -29,6 +30,8 @@ class Embedder:
     method: see `methods/contract.py`; needs `embed_raw` or `embed`.
     variables: of the method; arrays on the mesh, or NumPy arrays.
     load: encoded picture -> uint8 [H, W, 3]; see `data/transforms.py`.
+    prepare: what follows on the device; pictures are prepared as what they
+      show (the split's view), whatever branch embeds them.
     batch_size: pictures in a global batch; rounded up to a multiple of the
       number of devices (features do not depend on it).
     mesh: of `sharding.make_mesh`.
@@ -40,10 +43,11 @@ class Embedder:
     method: Any,
     variables: Mapping[str, Any],
     *,
-    load: Callable[..., np.ndarray],
+    load: transforms.Loader,
     batch_size: int,
     mesh: jax.sharding.Mesh,
     threads: int | None = None,
+    prepare: prepare_lib.Prepare | None = None,
   ):
     if batch_size < 1:
       raise ValueError(f'batch_size {batch_size}: expected at least 1')
@@ -51,7 +55,7 @@ class Embedder:
     self._batch_size = -(-batch_size // mesh.size) * mesh.size
     self._mesh = mesh
     self._threads = threads
-    self._embed = _make_embed(method, mesh)
+    self._embed = _make_embed(method, mesh, prepare or prepare_lib.Prepare())
     self._set(variables)
 
   def with_variables(self, variables: Mapping[str, Any]) -> 'Embedder':
@@ -118,7 +122,7 @@ class Embedder:
     seen = np.zeros(len(split), bool)
     batches = stream.sequential(
       split,
-      load=self._load,
+      load=self._load.for_view(split.view),
       batch_size=self._batch_size,
       process=(jax.process_index(), jax.process_count()),
       threads=self._threads,
@@ -154,6 +158,7 @@ class Embedder:
             self._variables,
             images,
             rows,
+            shown=split.view,
             view=view,
             flip=flip,
             scales=scales,
@@ -170,15 +175,20 @@ class Embedder:
     return features
 
 
-def _make_embed(method: Any, mesh: jax.sharding.Mesh) -> Callable:
+def _make_embed(
+  method: Any, mesh: jax.sharding.Mesh, prepare: prepare_lib.Prepare
+) -> Callable:
   embed = getattr(method, 'embed_raw', None) or method.embed
 
   @functools.partial(
     jax.jit,
-    static_argnames=('view', 'flip', 'scales', 'cumulative'),
+    static_argnames=('shown', 'view', 'flip', 'scales', 'cumulative'),
     out_shardings=sharding.replicated(mesh),
   )
-  def embed_batch(variables, images, rows, *, view, flip, scales, cumulative):
+  def embed_batch(
+    variables, images, rows, *, shown, view, flip, scales, cumulative
+  ):
+    images = prepare.fixed(images, shown, rows)
     total = test_time.feature_sum(
       lambda x: embed(variables, x, view),
       images,

@@ -21,8 +21,17 @@ def world(num_places=40, drones=9, street=True):
   return places
 
 
+def splits_of(places):
+  """As a plan sees splits: by their columns."""
+  return {
+    view: types.SimpleNamespace(place=np.asarray(place))
+    for view, place in places.items()
+  }
+
+
 def rows_of(plan, places, batch_size=8, seed=0, epoch=0):
-  return plan.rows(places, batch_size=batch_size, seed=seed, epoch=epoch)
+  splits = splits_of(places)
+  return plan.rows(splits, batch_size=batch_size, seed=seed, epoch=epoch)
 
 
 def meets_a_place_twice(place):
@@ -53,7 +62,7 @@ def test_steps_per_epoch_is_the_length_of_the_plan(plan):
   for batch_size in (1, 7, 8, 40):
     rows = rows_of(plan, places, batch_size=batch_size)
     assert rows.shape == (
-      plan.steps_per_epoch(places, batch_size),
+      plan.steps_per_epoch(splits_of(places), batch_size),
       batch_size,
       len(VIEWS),
     )
@@ -71,7 +80,13 @@ def test_a_plan_refuses_what_it_cannot_do(plan):
   with pytest.raises(ValueError, match='batch size is 0'):
     rows_of(plan, world(), batch_size=0)
   with pytest.raises(ValueError, match='does not use mined neighbours'):
-    plan.rows(world(), batch_size=8, seed=0, epoch=0, neighbours=np.zeros(1))
+    plan.rows(
+      splits_of(world()),
+      batch_size=8,
+      seed=0,
+      epoch=0,
+      neighbours=np.zeros(1),
+    )
 
 
 def test_the_baseline_epoch_has_87_steps_and_uses_no_picture_twice():
@@ -97,7 +112,7 @@ def test_independent_views_show_different_places_in_a_step():
 def test_independent_views_end_with_the_shortest_view():
   places = {'satellite': np.arange(50), 'google': np.arange(19)}
   plan = plans.IndependentViews(views=('satellite', 'google'))
-  assert plan.steps_per_epoch(places, 8) == 2
+  assert plan.steps_per_epoch(splits_of(places), 8) == 2
 
 
 @pytest.mark.parametrize('batch_size', [1, 7, 16, 40])

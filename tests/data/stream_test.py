@@ -47,9 +47,8 @@ def world():
 
 
 def epoch_rows(splits, batch_size=6):
-  places = {view: split.place for view, split in splits.items()}
   plan = plans.AllViews(views=VIEWS)
-  return plan.rows(places, batch_size=batch_size, seed=0, epoch=0)
+  return plan.rows(splits, batch_size=batch_size, seed=0, epoch=0)
 
 
 def run(splits, rows, **options):
@@ -78,6 +77,7 @@ def test_batches_follow_the_plan():
       place = splits[view].place[rows[step, :, slot]]
       np.testing.assert_array_equal(batch[view]['place'], place)
       np.testing.assert_array_equal(batch[view]['label'], place - 5)
+      np.testing.assert_array_equal(batch[view]['row'], rows[step, :, slot])
       expected = [
         plain(splits[view].files[row], None, view, '')
         for row in rows[step, :, slot]
@@ -94,6 +94,7 @@ def test_batches_have_the_agreed_types():
       'image': (np.uint8, (6, 12, 10, 3)),
       'label': (np.int32, (6,)),
       'place': (np.int32, (6,)),
+      'row': (np.int32, (6,)),
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvgl_jax.data import transforms
+from cvgl_jax.data import resizing, transforms
 
 
 def picture(height=61, width=83, seed=0):
@@ -146,8 +146,8 @@ def test_decode_at_reduced_size_is_only_a_shortcut_for_area():
   assert reduced.shape == (240, 200, 3)
   full = transforms.decode(data, 'x')
   difference = np.abs(
-    transforms.resize_area(reduced, (100, 100)).astype(int)
-    - transforms.resize_area(full, (100, 100))
+    resizing.resize_area(reduced, (100, 100)).astype(int)
+    - resizing.resize_area(full, (100, 100))
   )
   assert difference.mean() < 0.5
   assert transforms.decode(data, 'x', at_least=(121, 100)).shape == full.shape
@@ -159,16 +159,151 @@ def test_decode_at_reduced_size_is_only_a_shortcut_for_area():
 def test_resize_pillow_is_pillow(size_hw, method):
   filter_ = Image.Resampling[method.upper()]
   expected = Image.fromarray(picture()).resize(size_hw[::-1], filter_)
-  ours = transforms.resize_pillow(picture(), size_hw, method)
+  ours = resizing.resize_pillow(picture(), size_hw, method)
   np.testing.assert_array_equal(ours, np.asarray(expected))
 
 
 def test_resize_area_averages_blocks():
   image = picture(60, 80)
   means = image.reshape(30, 2, 40, 2, 3).astype(float).mean((1, 3))
-  ours = transforms.resize_area(image, (30, 40))
+  ours = resizing.resize_area(image, (30, 40))
   np.testing.assert_allclose(ours, means, rtol=0, atol=0.51)
-  assert transforms.resize_area(image, (90, 200)).shape == (90, 200, 3)
+  assert resizing.resize_area(image, (90, 200)).shape == (90, 200, 3)
+
+
+@pytest.mark.parametrize('size_hw', [(24, 24), (64, 48), (61, 40), (130, 200)])
+def test_resize_opencv_is_bilinear_in_256ths(size_hw):
+  def axis(image, size):
+    """[n, ...] -> [m, ...], half-pixel centres, edges repeated."""
+    n = len(image)
+    at = (np.arange(size) + 0.5) * n / size - 0.5
+    weight = np.floor((at - np.floor(at)) * 256 + 0.5) / 256
+    low = np.floor(at).astype(int)
+    a, b = (image[np.clip(x, 0, n - 1)] for x in (low, low + 1))
+    weight = weight[:, None, None]
+    return a * (1 - weight) + b * weight
+
+  image = picture().astype(np.float64)
+  rows = axis(image, size_hw[0]).swapaxes(0, 1)
+  expected = axis(rows, size_hw[1]).swapaxes(0, 1)
+  ours = resizing.resize(picture(), size_hw, 'opencv_linear')
+  np.testing.assert_array_equal(ours, np.floor(expected + 0.5))
+
+
+@pytest.mark.parametrize('method', resizing.METHODS)
+def test_every_method_gives_the_size_and_keeps_an_even_surface(method):
+  grey = np.full((30, 50, 3), 77, np.uint8)
+  assert (resizing.resize(grey, (20, 64), method) == 77).all()
+  assert resizing.resize(grey, (20, 64), method).shape == (20, 64, 3)
+  np.testing.assert_array_equal(
+    resizing.resize(picture(), (61, 83), method), picture()
+  )
+
+
+def test_loader_gives_every_view_its_size():
+  load = transforms.Loader(
+    image_size=(24, 32),
+    view_sizes={'panorama': (10, 80)},
+    resize='pillow_bilinear',
+  )
+  for view, size_hw in (('panorama', (10, 80)), ('satellite', (24, 32))):
+    assert load.size(view) == size_hw
+    ours = load(FILES['png'], None, view, 'x')
+    expected = resizing.resize_pillow(picture(), size_hw, 'bilinear')
+    np.testing.assert_array_equal(ours, expected)
+    alone = load.for_view(view)
+    assert alone.image_size == size_hw
+    np.testing.assert_array_equal(alone(FILES['png'], None, view, 'x'), ours)
+
+
+def test_loader_cuts_the_middle_half_of_the_views_meant():
+  load = transforms.Loader(image_size=(30, 83), middle_half=('panorama',))
+  # 61 rows: 61 // 4 = 15, so rows 15 to 44.
+  np.testing.assert_array_equal(
+    load(FILES['png'], None, 'panorama', 'x'), picture()[15:45]
+  )
+  whole = load(FILES['png'], None, 'satellite', 'x')
+  expected = resizing.resize_pillow(picture(), (30, 83))
+  np.testing.assert_array_equal(whole, expected)
+
+
+@pytest.mark.parametrize('resize', ['pillow_bicubic', 'area'])
+def test_loader_cuts_rows_of_the_stored_picture(resize):
+  load = transforms.Loader(
+    image_size=(41, 83), cut_rows={'panorama': 10}, resize=resize
+  )
+  np.testing.assert_array_equal(
+    load(FILES['png'], None, 'panorama', 'x'), picture()[10:51]
+  )
+
+
+@pytest.mark.parametrize('resize', resizing.METHODS)
+def test_loader_never_cuts_or_compresses_a_picture_decoded_smaller(resize):
+  """Only 'area' alone hides that."""
+  data = encode(picture(480, 400), 'JPEG', quality=95)
+  image = transforms.decode(data, 'x')
+  load = transforms.Loader(
+    image_size=(40, 40), cut_rows={'panorama': 100}, resize=resize
+  )
+  expected = resizing.resize(image[100:380], (40, 40), resize)
+  np.testing.assert_array_equal(load(data, None, 'panorama', 'x'), expected)
+  load = transforms.Loader(
+    image_size=(40, 40), jpeg_p=1.0, jpeg_quality=(30, 30), resize=resize
+  )
+  expected = resizing.resize(transforms.jpeg(image, 30), (40, 40), resize)
+  ours = load(data, np.random.default_rng(0), 'panorama', 'x')
+  np.testing.assert_array_equal(ours, expected)
+  load = transforms.Loader(image_size=(40, 40), resize=resize)
+  if resize != 'area':
+    expected = resizing.resize(image, (40, 40), resize)
+    np.testing.assert_array_equal(load(data, None, 'panorama', 'x'), expected)
+
+
+def test_loader_refuses_to_cut_everything():
+  load = transforms.Loader(
+    image_size=(8, 8), middle_half=('panorama',), cut_rows={'panorama': 15}
+  )
+  with pytest.raises(ValueError, match=r'y\.jpg: nothing is left of 30 rows'):
+    load(FILES['png'], None, 'panorama', 'y.jpg')
+
+
+def test_loader_refuses_a_picture_that_is_no_whole_panorama():
+  load = transforms.Loader(image_size=(8, 8), view_aspects={'panorama': 2.0})
+  with pytest.raises(
+    ValueError, match=r'y\.jpg: .* 1\.36 \(83x61 .* about 2 \(config.*panorama'
+  ):
+    load(FILES['png'], None, 'panorama', 'y.jpg')
+  assert load(FILES['png'], None, 'satellite', 'x').shape == (8, 8, 3)
+  near = transforms.Loader(image_size=(8, 8), view_aspects={'panorama': 1.3})
+  assert near(FILES['png'], None, 'panorama', 'x').shape == (8, 8, 3)
+
+
+def test_loader_compresses_as_often_as_asked():
+  load = transforms.Loader(image_size=(61, 83), jpeg_p=0.5)
+  ours = [
+    load(FILES['png'], np.random.default_rng(seed), 'satellite', 'x')
+    for seed in range(40)
+  ]
+  differences = np.array(
+    [np.abs(x.astype(int) - picture()).mean() for x in ours]
+  )
+  assert 10 < (differences == 0).sum() < 30
+  assert (differences < 6).all()
+  assert len({x.tobytes() for x in ours}) > 8  # of different quality
+
+
+def test_jpeg_is_that_of_albumentations():
+  """Which gives the codec red for blue."""
+  quality = 90
+  encoded = cv2.imencode('.jpg', picture(), (cv2.IMWRITE_JPEG_QUALITY, quality))
+  expected = cv2.imdecode(encoded[1], cv2.IMREAD_UNCHANGED)
+  np.testing.assert_array_equal(transforms.jpeg(picture(), quality), expected)
+
+
+def test_loader_wants_a_generator_for_jpeg():
+  load = transforms.Loader(image_size=(30, 30), jpeg_p=0.5)
+  with pytest.raises(ValueError, match='x: JPEG compression needs a random'):
+    load(FILES['png'], None, 'satellite', 'x')
 
 
 def test_loader_decodes_and_resizes():
@@ -220,6 +355,14 @@ def test_loader_wants_a_generator_for_autoaugment():
     ({'image_size': (0, 5)}, 'image_size'),
     ({'image_size': (5, 5), 'resize': 'cubic'}, "resize 'cubic'"),
     ({'image_size': (5, 5), 'autoaugment': 'cifar'}, "autoaugment 'cifar'"),
+    ({'image_size': (5, 5.5)}, 'image_size'),
+    ({'image_size': (5, 5), 'view_sizes': {'a': (5,)}}, r'view_sizes\.a'),
+    ({'image_size': (5, 5), 'view_sizes': {'a': 'b'}}, r'view_sizes\.a'),
+    ({'image_size': (5, 5), 'view_aspects': {'a': -1}}, r'view_aspects\.a'),
+    ({'image_size': (5, 5), 'cut_rows': {'a': '5'}}, r'cut_rows\.a'),
+    ({'image_size': (5, 5), 'cut_rows': {'a': 0.5}}, r'cut_rows\.a'),
+    ({'image_size': (5, 5), 'jpeg_p': 2.0}, 'jpeg_p'),
+    ({'image_size': (5, 5), 'jpeg_quality': (95, 90)}, 'jpeg_quality'),
   ],
 )
 def test_loader_refuses_unknown_options(options, message):

@@ -1,9 +1,10 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cvgl_jax import sharding
-from cvgl_jax.data import transforms
+from cvgl_jax.data import prepare, transforms
 from cvgl_jax.evaluators import embedder
 from tests.evaluators import pictures
 
@@ -131,3 +132,66 @@ def test_an_empty_split_is_an_error():
 def test_batch_size_zero_is_an_error():
   with pytest.raises(ValueError, match='batch_size 0'):
     make(batch_size=0)
+
+
+class SizeMethod(pictures.ColourMethod):
+  """The size of the pictures that come to the network, and their mean."""
+
+  def embed_raw(self, variables, images, view):
+    mean = images.astype(jnp.float32).mean((1, 2)) / 255
+    size = jnp.array([[images.shape[1], images.shape[2]]], jnp.float32)
+    return jnp.concatenate(
+      [mean, jnp.broadcast_to(size, (len(images), 2))], axis=1
+    )
+
+
+def prepared(method, *, batch_size=8, **options):
+  return embedder.Embedder(
+    method,
+    {},
+    load=transforms.Loader(image_size=(8, 8), view_sizes={'panorama': (4, 36)}),
+    batch_size=batch_size,
+    mesh=sharding.make_mesh(),
+    threads=2,
+    prepare=prepare.Prepare(**options),
+  )
+
+
+@pytest.mark.parametrize(
+  ('name', 'options', 'size'),
+  [
+    ('test_query_panorama', {}, (4, 36)),
+    ('test_gallery_satellite', {}, (8, 8)),
+    ('test_query_panorama', {'fov_deg': 90.0}, (4, 9)),
+    ('test_gallery_satellite', {'polar_size': (5, 20)}, (5, 20)),
+  ],
+)
+def test_pictures_come_to_the_network_in_the_size_of_their_view(
+  name, options, size
+):
+  features = prepared(SizeMethod(), **options)(split(name), flip=False)
+  ratio = features[:, 3] / features[:, 4]
+  np.testing.assert_allclose(ratio, size[0] / size[1], rtol=1e-5)
+
+
+def test_the_view_of_a_query_is_limited_the_same_in_every_batch():
+  queries = split('test_query_panorama', 21)
+  whole = prepared(SizeMethod())(queries, flip=False)
+  limited = {'fov_deg': 90.0}
+  first = prepared(SizeMethod(), **limited)(queries, flip=False)
+  other_batches = prepared(SizeMethod(), batch_size=16, **limited)
+  np.testing.assert_array_equal(other_batches(queries, flip=False), first)
+  other_seed = prepared(SizeMethod(), **limited, fov_seed=1)
+  assert not np.allclose(other_seed(queries, flip=False), first)
+  # Pictures are half black: a quarter of them shows another mean.
+  assert not np.allclose(first[:, :3], whole[:, :3], atol=0.01)
+  same = split('test_query_panorama', 21)
+  same.colour = np.full((21, 3), 200.0)
+  seen = prepared(SizeMethod(), **limited)(same, flip=False)
+  assert len(np.unique(seen[:, 0].round(4))) > 3
+
+
+def test_pictures_are_prepared_as_what_they_show_whatever_the_branch():
+  made = prepared(SizeMethod(), polar_size=(5, 20))
+  features = made(split('test_query_drone'), view='satellite', flip=False)
+  np.testing.assert_allclose(features[:, 3], features[:, 4], rtol=1e-6)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvgl_jax.data import augment, autoaugment, transforms
+from cvgl_jax.data import augment, autoaugment, resizing
 from cvgl_jax.models import layers
 from tests import golden_case
 
@@ -15,10 +15,10 @@ from tests import golden_case
 def check_resize_normalize(case):
   image = case['in/image_hwc_uint8'].astype(np.uint8)
   for height, width in case['in/sizes']:
-    ours = transforms.resize_pillow(image, (int(height), int(width)), 'bicubic')
+    ours = resizing.resize_pillow(image, (int(height), int(width)), 'bicubic')
     case.equal(f'out/resize_bicubic_{height}x{width}', ours)
   key = 'out/val_transform_tensor'  # [3, h, w]
-  resized = transforms.resize_pillow(image, case[key].shape[1:], 'bicubic')
+  resized = resizing.resize_pillow(image, case[key].shape[1:], 'bicubic')
   ours = layers.normalize_image(jnp.asarray(resized)[None])[0]
   case.close(key, ours.transpose(2, 0, 1), rtol=1e-6)
 
