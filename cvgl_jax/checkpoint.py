@@ -15,7 +15,7 @@ import json
 import math
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -354,6 +354,31 @@ def restore_variables(
   return jax.tree.unflatten(
     jax.tree.structure(shapes), [values[path] for path in wanted]
   )
+
+
+def check_facts(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+  """Compares what a run's loop state says about its data and devices.
+
+  Args:
+    saved: {'steps_per_epoch', 'pictures', 'devices'} of the checkpoint.
+    now: the same of the run that resumes.
+
+  Raises:
+    ValueError: the data are others.
+  """
+  for name in ('steps_per_epoch', 'pictures'):
+    if saved[name] != now[name]:
+      raise ValueError(
+        f'the checkpoint was written with {name} {saved[name]}, the data now '
+        f'give {now[name]}: the data set changed since; resume with the old '
+        'one or use another --workdir'
+      )
+  if saved['devices'] != now['devices']:
+    logging.warning(
+      'saved on %d devices, resumed on %d: equal only up to rounding',
+      saved['devices'],
+      now['devices'],
+    )
 
 
 def _metric(folder: pathlib.Path) -> float | None:

@@ -17,6 +17,20 @@ from cvgl_jax.optim import ema
 
 
 @flax.struct.dataclass
+class Mining:
+  """What a plan that mines finds again in the next epoch, or after a stop.
+
+  Attributes:
+    bank: view -> [N, D] unit features of every picture at its last visit, zero
+      before the first; {} if the plan does not want them.
+    neighbours: int32, what the plan found for the epoch that runs.
+  """
+
+  bank: dict[str, jax.Array]
+  neighbours: jax.Array
+
+
+@flax.struct.dataclass
 class State:
   """Everything that a step changes.
 
@@ -26,6 +40,7 @@ class State:
     mutable: other collections of the modules ({'batch_stats': ...}).
     opt_state: state of the optimiser.
     ema: moving average of `params`, or None.
+    mining: what a plan that mines remembers, or None.
   """
 
   step: jax.Array
@@ -33,10 +48,15 @@ class State:
   mutable: Any
   opt_state: Any
   ema: Any
+  mining: Mining | None = None
 
 
 def make_state(
-  variables: Mapping[str, Any], tx: optax.GradientTransformation, *, ema: bool
+  variables: Mapping[str, Any],
+  tx: optax.GradientTransformation,
+  *,
+  ema: bool,
+  mining: Mining | None = None,
 ) -> State:
   """The state before the first step, from a method's variables."""
   variables = dict(variables)
@@ -47,6 +67,7 @@ def make_state(
     mutable=variables,
     opt_state=tx.init(params),
     ema=jax.tree.map(jnp.copy, params) if ema else None,
+    mining=mining,
   )
 
 
@@ -74,7 +95,8 @@ def make_train_step(
     ema_decay: of the moving average of the parameters; None for none.
 
   Returns:
-    (state, batch {view: {'image', 'label', 'place'}}) -> (state, metrics).
+    (state, batch {view: {'image', 'label', 'place', 'row'}}) -> (state,
+    metrics). 'row' is looked at where the state has a bank of features.
   """
   if micro_batches > 1 and not hasattr(method, 'loss_from_features'):
     raise ValueError(
@@ -90,19 +112,23 @@ def make_train_step(
     (loss, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
       params, mutable, batch, rng, step
     )
-    return loss, aux.mutable, aux.metrics, grads
+    return loss, aux.mutable, aux.metrics, grads, aux.embeddings
 
   def train_step(state, batch):
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
     augment_rng, first_rng, second_rng = jax.random.split(rng, 3)
     batch = augment_batch(batch, augment, augment_rng)
-    loss, mutable, metrics, grads = gradients(
+    loss, mutable, metrics, grads, features = gradients(
       state.params, state.mutable, batch, first_rng, state.step
     )
 
     def grad_fn(params):
       """The gradient elsewhere (SAM); statistics and metrics are pass one's."""
       return gradients(params, state.mutable, batch, second_rng, state.step)[3]
+
+    mining = state.mining
+    if mining is not None:
+      mining = mining.replace(bank=update_bank(mining.bank, batch, features))
 
     updates, opt_state = tx.update(
       grads, state.opt_state, state.params, grad_fn=grad_fn
@@ -124,6 +150,7 @@ def make_train_step(
       mutable=mutable,
       opt_state=opt_state,
       ema=new_ema,
+      mining=mining,
     )
     return state, metrics
 
@@ -142,6 +169,42 @@ def augment_batch(
   }
 
 
+def update_bank(
+  bank: Mapping[str, jax.Array],
+  batch: Mapping[str, Mapping[str, jax.Array]],
+  features: Mapping[str, jax.Array],
+) -> dict[str, jax.Array]:
+  """Writes the features of a batch over those of the last visits.
+
+  Of a picture that is in the batch twice the last one's are kept, on any device.
+
+  Args:
+    bank: view -> [N, D].
+    batch: view -> {'row': int32 [B], the pictures' places in the bank}.
+    features: view -> [B, D], of any norm; NaN where it is zero.
+
+  Raises:
+    ValueError: there are no such features of a view (in tracing).
+  """
+  updated = {}
+  for view, old in bank.items():
+    new = features[view] if isinstance(features, Mapping) else None
+    if getattr(new, 'shape', (0, 0))[1:] != old.shape[1:]:
+      raise ValueError(
+        f'config.plan mines features of view {view!r} of {old.shape[1]} '
+        f'numbers, but the method gives {jax.tree.map(jnp.shape, features)}'
+      )
+    new = jax.lax.stop_gradient(new).astype(jnp.float32)
+    new /= jnp.linalg.norm(new, axis=1, keepdims=True)
+    row, size = batch[view]['row'], len(new)
+    again = (row[:, None] == row[None]) & jnp.triu(
+      jnp.ones((size, size), bool), 1
+    )
+    row = jnp.where(again.any(axis=1), len(old), row)  # which is nowhere
+    updated[view] = old.at[row].set(new.astype(old.dtype), mode='drop')
+  return updated
+
+
 def cached_gradients(
   method: Any,
   params: Any,
@@ -151,7 +214,7 @@ def cached_gradients(
   step: jax.Array,
   *,
   micro_batches: int,
-) -> tuple[jax.Array, Any, dict[str, jax.Array], Any]:
+) -> tuple[jax.Array, Any, dict[str, jax.Array], Any, Any]:
   """Loss and gradient with the memory of one micro-batch.
 
   Three phases: features of every micro-batch without gradient; loss of the
@@ -161,7 +224,8 @@ def cached_gradients(
   dropout uses the same key in both passes.
 
   Returns:
-    loss, mutable collections after all micro-batches, metrics, gradient.
+    loss, mutable collections after all micro-batches, metrics, gradient, and
+    the features of the whole batch.
 
   Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under
   Memory Limited Setup" (luyug/GradCache), own implementation.
@@ -198,4 +262,4 @@ def cached_gradients(
     return jax.tree.map(jnp.add, total, pull(cotangent)[0]), None
 
   grads, _ = jax.lax.scan(backward, grads, (micro, keys, cotangents))
-  return loss, after, metrics, grads
+  return loss, after, metrics, grads, whole

@@ -1,7 +1,7 @@
 """The train loop. There is no second one, and it names no method.
 
 Order: mesh -> data -> method -> state (born sharded, restored) -> step
-function -> evaluators -> loop.
+function -> evaluators -> loop (epochs: mining, batches).
 """
 
 import contextlib
@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 
 from cvgl_jax import (
   checkpoint,
   evaluate,
   experiment,
+  mining,
   progress,
   settings,
   sharding,
@@ -54,8 +56,11 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   )
   data = experiment.training_data(checked, method.views)
   plan = experiment.make_plan(checked)
-  steps_per_epoch = plan.steps_per_epoch(data.places, options.batch_size)
+  steps_per_epoch = plan.steps_per_epoch(data.splits, options.batch_size)
   total_steps = steps_per_epoch * options.epochs
+  miner = mining.Miner(
+    plan, data.splits, batch_size=options.batch_size, seed=checked.seed
+  )
   method = experiment.make_method(checked, num_classes=len(data.labels))
   if 0 < getattr(method, 'num_classes', 0) < len(data.labels):
     raise ValueError(
@@ -79,7 +84,7 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
     samples_per_epoch=0 if plan.paired else min(map(len, data.splits.values())),
     batch_size=0 if plan.paired else options.batch_size,
   )
-  make, shapes, shardings = state_maker(method, tx, checked, mesh)
+  make, shapes, shardings = state_maker(method, tx, checked, mesh, miner=miner)
   sharding.check_memory(shapes, shardings, mesh)
   checkpoints = checkpoint.Checkpoints(workdir)
   facts = _facts(data, steps_per_epoch, mesh)
@@ -88,7 +93,7 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   first_step = int(state.step)
   owed = False  # an evaluation that the stopped run did not get to
   if found is not None:
-    _check_facts(found[1], facts)
+    checkpoint.check_facts(found[1], facts)
     owed = found[1]['owes_evaluation']
     logging.info('resumed at step %d', first_step)
 
@@ -146,43 +151,59 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
     if evaluators and (owed or (options.eval_at_start and first_step == 0)):
       metrics = evaluate_now(state)
     pending = None
-    batches = epochs(checked, data, plan, first_step, steps_per_epoch, mesh)
-    for step, batch in enumerate(batches, first_step + 1):
-      state, step_metrics = train_step(state, batch)
-      if step == first_step + 1:
-        report.restart()  # compilation is not speed
-      # Fetched one step late: the device is never waited for.
-      if pending is not None:
-        report.add(*pending)
-      pending = (step, step_metrics)
-      at = options.due(step, steps_per_epoch)
-      stopping = stopper.requested(step)
-      if at or stopping:
-        # Nothing is saved, evaluated or logged before its loss is checked.
-        report.add(*pending)
-        pending = None
-      if 'log' in at:
-        log.write(
-          step,
-          report.line(step)
-          | {
-            'epoch': step / steps_per_epoch,
-            'train/lr': float(learning_rate(step - 1)),
-          },
+    for epoch in range(first_step // steps_per_epoch, options.epochs):
+      epoch_start = epoch * steps_per_epoch
+      if epoch_start >= first_step:  # else its neighbours were restored
+        state = miner.mine(
+          state, epoch, embedder.with_variables(_variables(state))
         )
-      # A run that is asked to stop has seconds: it saves and evaluates later.
-      owed = stopping and bool(evaluators) and 'evaluate' in at
-      score = None
-      if evaluators and 'evaluate' in at and not stopping:
-        metrics = evaluate_now(state)
-        score = metrics[best_metric]
-      if 'save' in at or stopping:
-        checkpoints.save(step, state, facts | {'owes_evaluation': owed}, score)
-      if stopping and (step < total_steps or owed):
-        raise stop.Stopped(
-          f'stopped at step {step} of {total_steps} and saved; the same command '
-          'resumes'
-        )
+      done = max(epoch_start, first_step)
+      batches = epoch_batches(
+        checked,
+        data,
+        plan.views,
+        miner.rows(state, epoch),
+        epoch=epoch,
+        start_step=done - epoch_start,
+        mesh=mesh,
+      )
+      for step, batch in enumerate(batches, done + 1):
+        state, step_metrics = train_step(state, batch)
+        if step == first_step + 1:
+          report.restart()  # compilation is not speed
+        # Fetched one step late: the device is never waited for.
+        if pending is not None:
+          report.add(*pending)
+        pending = (step, step_metrics)
+        at = options.due(step, steps_per_epoch)
+        stopping = stopper.requested(step)
+        if at or stopping or step == epoch_start + steps_per_epoch:
+          # Whatever follows, the loss is checked before.
+          report.add(*pending)
+          pending = None
+        if 'log' in at:
+          log.write(
+            step,
+            report.line(step)
+            | {
+              'epoch': step / steps_per_epoch,
+              'train/lr': float(learning_rate(step - 1)),
+            },
+          )
+        # A run that is asked to stop has seconds: it saves and evaluates later.
+        owed = stopping and bool(evaluators) and 'evaluate' in at
+        score = None
+        if evaluators and 'evaluate' in at and not stopping:
+          metrics = evaluate_now(state)
+          score = metrics[best_metric]
+        if 'save' in at or stopping:
+          facts |= {'owes_evaluation': owed}
+          checkpoints.save(step, state, facts, score)
+        if stopping and (step < total_steps or owed):
+          raise stop.Stopped(
+            f'stopped at step {step} of {total_steps} and saved; the same '
+            'command resumes'
+          )
   if first_step >= total_steps:
     logging.info('nothing to do: step %d of %d', first_step, total_steps)
   return metrics
@@ -193,14 +214,20 @@ def state_maker(
   tx: Any,
   checked: settings.Settings,
   mesh: jax.sharding.Mesh,
+  *,
+  miner: mining.Miner,
 ) -> tuple[Callable[[], state_lib.State], Any, Any]:
   """How to make the state before the first step; its shapes and shardings.
 
   Nothing is computed or read until the maker is called: a resumed run needs
   neither a second copy of the state nor the files of `config.init`.
   """
+  sizes = experiment.network_sizes(checked, method.views)
   build_state = lambda variables: state_lib.make_state(
-    variables, tx, ema=checked.train.ema_decay > 0
+    variables,
+    tx,
+    ema=checked.train.ema_decay > 0,
+    mining=miner.initial(method, variables, sizes),
   )
   from_random = lambda: build_state(experiment.init_variables(method, checked))
   shapes = jax.eval_shape(from_random)
@@ -220,37 +247,30 @@ def state_maker(
   return make, shapes, shardings
 
 
-def epochs(
+def epoch_batches(
   checked: settings.Settings,
   data: experiment.TrainingData,
-  plan: Any,
-  first_step: int,
-  steps_per_epoch: int,
+  views: tuple[str, ...],
+  rows: np.ndarray,
+  *,
+  epoch: int,
+  start_step: int,
   mesh: jax.sharding.Mesh,
 ) -> Iterator[Any]:
-  """Batches on the devices, from `first_step` (0-based) to the end."""
-  load = experiment.make_loader(checked, train=True)
-  for epoch in range(first_step // steps_per_epoch, checked.train.epochs):
-    rows = plan.rows(
-      data.places,
-      batch_size=checked.train.batch_size,
-      seed=checked.seed,
-      epoch=epoch,
-    )
-    start = max(first_step - epoch * steps_per_epoch, 0)
-    for batch in stream.batches(
-      data.splits,
-      rows,
-      views=plan.views,
-      load=load,
-      labels=data.labels,
-      seed=checked.seed,
-      epoch=epoch,
-      start_step=start,
-      process=(jax.process_index(), jax.process_count()),
-      threads=checked.data.threads,
-    ):
-      yield sharding.to_devices(batch, mesh)
+  """Batches on the devices, from step `start_step` of an epoch to its end."""
+  for batch in stream.batches(
+    data.splits,
+    rows,
+    views=views,
+    load=experiment.make_loader(checked, train=True),
+    labels=data.labels,
+    seed=checked.seed,
+    epoch=epoch,
+    start_step=start_step,
+    process=(jax.process_index(), jax.process_count()),
+    threads=checked.data.threads,
+  ):
+    yield sharding.to_devices(batch, mesh)
 
 
 def _variables(state: state_lib.State) -> dict[str, Any]:
@@ -268,22 +288,6 @@ def _facts(
     'pictures': {view: len(split) for view, split in data.splits.items()},
     'devices': mesh.size,
   }
-
-
-def _check_facts(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-  for name in ('steps_per_epoch', 'pictures'):
-    if saved[name] != now[name]:
-      raise ValueError(
-        f'the checkpoint was written with {name} {saved[name]}, the data now '
-        f'give {now[name]}: the data set changed since; resume with the old '
-        'one or use another --workdir'
-      )
-  if saved['devices'] != now['devices']:
-    logging.warning(
-      'saved on %d devices, resumed on %d: equal only up to rounding',
-      saved['devices'],
-      now['devices'],
-    )
 
 
 def _with_classes(config: Mapping[str, Any], method: Any) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(noise):
     return method.loss_from_features(params, joined, batch, 0)[0]
 
   expected = jax.grad(direct)(params)
-  _, after, _, found = state_lib.cached_gradients(
+  _, after, _, found, _ = state_lib.cached_gradients(
     method, params, mutable, batch, rng, 0, micro_batches=2
   )
   assert_same(expected, found, atol=1e-5)

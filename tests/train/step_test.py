@@ -124,7 +124,7 @@ def gradients(batch: dict, *, micro_batches: int) -> tuple:
       state_lib.cached_gradients, METHOD, micro_batches=micro_batches
     )
   )
-  loss, _, _, grads = run(params, mutable, batch, jax.random.key(1), 0)
+  loss, _, _, grads, _ = run(params, mutable, batch, jax.random.key(1), 0)
   return loss, grads
 
 
