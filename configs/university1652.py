@@ -123,6 +123,7 @@ def get_config(tasks: str = ''):
     'groups': {'classifier': 1.0, 'backbone': 0.1},  # factors of lr
     'schedule': 'step',
     'schedule_unit': 'epoch',
+    'count_partial_batch': False,
     'end_lr': 0.0,
     'decay_epochs': 0.0,
     'step_every_epochs': 80.0,

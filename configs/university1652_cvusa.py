@@ -1,11 +1,11 @@
 """The University-1652 baseline on CVUSA: VGG-16, two views, one class a pair.
 
+  python -m data_builders cvusa --data_dir=data --manual_dir=DOWNLOAD
   python main.py train --config=configs/university1652_cvusa.py \\
     --workdir=runs/university1652_cvusa
 
-Needs a data set 'cvusa' with splits {train,test_query,test_gallery}_{satellite,
-street}; its builder is not part of this version. Published (instance loss,
-street -> satellite): R@1 43.91, R@5 66.38, R@10 74.58, R@1% 91.78.
+Published (instance loss, panorama -> satellite): R@1 43.91, R@5 66.38, R@10
+74.58, R@1% 91.78.
 
 Source: layumi/University1652-Baseline, `train_cvusa.py --use_vgg16
 --warm_epoch 5 --lr 0.02 --h 256 --w 256 --batchsize 16 --fp16`.
@@ -13,7 +13,7 @@ Source: layumi/University1652-Baseline, `train_cvusa.py --use_vgg16
 
 from configs import university1652
 
-VIEWS = ('satellite', 'street')
+VIEWS = ('satellite', 'panorama')
 
 
 def get_config():
@@ -34,9 +34,9 @@ def get_config():
   config.optim.lr = 0.02
   config.optim.loss_warmup_epochs = 5
   config.train.batch_size = 16
-  task = university1652.task('street', 'satellite')
+  task = university1652.task('panorama', 'satellite')
   task['published'] = {'R@1': 43.91, 'R@5': 66.38, 'R@10': 74.58, 'R@1%': 91.78}
   task['published_source'] = university1652.SOURCE
-  config.evals = {'street_to_satellite': task}
-  config.train.best_metric = 'street_to_satellite/R@1'
+  config.evals = {'panorama_to_satellite': task}
+  config.train.best_metric = 'panorama_to_satellite/R@1'
   return config

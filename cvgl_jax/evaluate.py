@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
 from cvgl_jax import checkpoint, experiment, settings, sharding, writer
 from cvgl_jax.evaluators import embedder as embedder_lib
 from cvgl_jax.methods import contract
+from cvgl_jax.models import cost
 from cvgl_jax.retrieval.files import feature_files
 
 
@@ -29,6 +31,7 @@ def make_embedder(
     variables,
     batch_size=checked.data.eval_batch_size,
     load=experiment.make_loader(checked, train=False),
+    prepare=experiment.make_prepare(checked),
     mesh=mesh,
     threads=checked.data.threads,
   )
@@ -158,6 +161,36 @@ def embed(
     written = feature_files.write(folder, file_format, sides, suffix=suffix)
     logging.info('%s', ', '.join(map(str, written)))
   return written
+
+
+def describe(checked: settings.Settings) -> dict[str, Any]:
+  """What the report shows of the method itself; nothing is computed or read.
+
+  Returns:
+    'parameters': how many; 'macs' and 'flops': view -> those of a forward pass
+    of one picture, see `models.cost`; 'layouts': view -> int [h, w], the part of
+    the descriptor (from 1) that every cell of a picture goes into, 0 = none, of
+    a method that has such parts and offers `layout(view, picture_hw)`.
+  """
+  method = contract.without_training_data(experiment.make_method(checked), '')
+  shapes = experiment.init_shapes(method, checked)
+  embed = getattr(method, 'embed_raw', None) or method.embed
+  sizes = experiment.network_sizes(checked, dict.fromkeys(method.views))
+  costs, layouts = {}, {}
+  for view, size_hw in sizes.items():
+    image = jax.ShapeDtypeStruct((1, *size_hw, 3), jnp.uint8)
+    costs[view] = cost.forward(
+      functools.partial(embed, view=view), shapes, image
+    )
+    layout = method.layout(view, size_hw) if hasattr(method, 'layout') else None
+    if layout is not None:
+      layouts[view] = np.asarray(layout)
+  return {
+    'parameters': sum(x.size for x in jax.tree.leaves(shapes['params'])),
+    'macs': {view: one.macs for view, one in costs.items()},
+    'flops': {view: one.flops for view, one in costs.items()},
+    'layouts': layouts,
+  }
 
 
 def _check_sides(file_format: str, splits: list[str]) -> str:

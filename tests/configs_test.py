@@ -58,7 +58,7 @@ def test_every_option_of_a_component_can_be_overridden(name):
   checked = experiment.check(config)
   for section, made in (
     ('method', experiment.make_method(checked)),
-    ('augment', experiment.make_augment(checked)),
+    ('augment', experiment.make_augment(checked).augment),
     ('plan', experiment.make_plan(checked)),
   ):
     missing = fields(type(made)) - set(config[section])
@@ -73,12 +73,16 @@ def test_a_recipe_traces_through_init_loss_and_embed(name):
   checked = experiment.check(recipe(name))
   method = experiment.make_method(checked, num_classes=7)
   shapes = experiment.init_shapes(method, checked)
-  height, width = checked.data.image_size
+  load = experiment.make_loader(checked, train=True)
   size = checked.train.batch_size
-  image = jax.ShapeDtypeStruct((size, height, width, 3), jnp.uint8)
   label = jax.ShapeDtypeStruct((size,), jnp.int32)
   batch = {
-    view: {'image': image, 'label': label, 'place': label}
+    view: {
+      'image': jax.ShapeDtypeStruct((size, *load.size(view), 3), jnp.uint8),
+      'label': label,
+      'place': label,
+      'row': label,
+    }
     for view in method.views
   }
   augment = experiment.make_augment(checked)
@@ -95,9 +99,15 @@ def test_a_recipe_traces_through_init_loss_and_embed(name):
   value, aux = jax.eval_shape(loss, shapes['params'], mutable, batch)
   assert value.shape == () and value.dtype == jnp.float32
   assert jax.tree.structure(aux.mutable) == jax.tree.structure(mutable)
+  ready = experiment.make_prepare(checked)
   for view in method.views:
     features = jax.eval_shape(
-      lambda v, x, view=view: method.embed(v, x, view), shapes, image
+      lambda v, x, rows, view=view: method.embed(
+        v, ready.fixed(x, view, rows), view
+      ),
+      shapes,
+      batch[view]['image'],
+      label,
     )
     assert features.shape[0] == size and features.dtype == jnp.float32
 

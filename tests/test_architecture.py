@@ -28,6 +28,7 @@ ALLOWED = {
   'data': {'data', 'losses', 'retrieval', 'strict', 'sharding'},
   'methods': {'methods', 'models', 'losses', 'retrieval', 'strict'},
   'state': {'optim', 'sharding', 'strict'},
+  'mining': {'state', 'sharding'},
   'checkpoint': {'sharding', 'integrity'},
   'integrity': {'sharding'},
   'writer': {'strict'},
@@ -62,12 +63,14 @@ ALLOWED = {
     'sharding',
     'writer',
     'methods',
+    'models',
   },
   'train': {
     'settings',
     'experiment',
     'evaluate',
     'checkpoint',
+    'mining',
     'sharding',
     'state',
     'writer',
@@ -185,7 +188,7 @@ import cvgl_jax.methods.university1652, cvgl_jax.state, cvgl_jax.sharding
 import cvgl_jax.optim.build, cvgl_jax.losses.classification
 import cvgl_jax.losses.contrastive, cvgl_jax.retrieval.metrics
 import cvgl_jax.retrieval.search, cvgl_jax.models.torch_weights
-import cvgl_jax.data.augment
+import cvgl_jax.data.augment_sample4geo, cvgl_jax.data.prepare
 """
   subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
 

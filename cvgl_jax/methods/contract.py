@@ -14,6 +14,16 @@ and, where the loss acts on features that can be computed in micro-batches,
   features(params, mutable, batch, rng) -> (features, mutable)
   loss_from_features(params, features, batch, step) -> (scalar, metrics)
 
+and, where a stage continues a run of other shapes than its own,
+
+  variables_from_run(variables, source, where) -> variables
+
+and, for the report, where the descriptor has parts that belong to regions of a
+picture,
+
+  layout(view, picture_hw) -> int [h, w], the part of every cell from 1, 0 none;
+    equal numbers of two views are compared; None: no parts
+
 A batch is {view: {'image': [B, H, W, 3] in 0..255, 'label': int32 [B],
 'place': int32 [B]}}. `variables` is `params` under 'params' beside the
 collections of `mutable`. A method that takes published weights has
@@ -26,7 +36,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from cvgl_jax.models import torch_file
+from cvgl_jax.losses import pairs
+from cvgl_jax.models import layers, torch_file
 
 
 class Aux(NamedTuple):
@@ -41,6 +52,41 @@ class Aux(NamedTuple):
   mutable: Mapping[str, Any]
   metrics: dict[str, jax.Array]
   embeddings: dict[str, jax.Array]
+
+
+def pictures(batch: Mapping[str, Any], view: str) -> jax.Array:
+  """The normalised pictures of a view of a batch, [B, H, W, 3].
+
+  Raises:
+    ValueError: the batch does not have the view.
+  """
+  if view not in batch:
+    raise ValueError(
+      f'config.method.views: {view!r} is not in the batch, which has '
+      f'{sorted(batch)}; let the plan provide it'
+    )
+  return layers.normalize_image(batch[view]['image'])
+
+
+def embeddings(features: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  """`Aux.embeddings` of the features of every view."""
+  return {
+    view: jax.lax.stop_gradient(pairs.l2_normalize(x))
+    for view, x in features.items()
+  }
+
+
+def choose(networks: Mapping[str, str], view: str) -> str:
+  """The network of a view.
+
+  Raises:
+    ValueError: the view has none; lists those that have.
+  """
+  if view not in networks:
+    raise ValueError(
+      f'no network for view {view!r}: the method embeds {tuple(networks)}'
+    )
+  return networks[view]
 
 
 def load_pretrained(

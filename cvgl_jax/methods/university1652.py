@@ -45,11 +45,9 @@ from cvgl_jax.models import backbones, layers, view_network, view_weights
 
 # Every view in the order of the reference's passes, with its own trunk.
 TRUNKS = {
-  'satellite': 'model_1',
-  'street': 'model_2',
-  'drone': 'model_3',
-  'google': 'model_2',
-}
+  'satellite': 'model_1', 'street': 'model_2', 'drone': 'model_3',
+  'google': 'model_2', 'panorama': 'model_2',
+}  # fmt: skip
 DTYPES = ('float32', 'bfloat16')
 
 
@@ -59,7 +57,7 @@ class Method:
 
   Attributes:
     num_classes: number of training places; 0 is filled in by the loop.
-    views: of 'satellite', 'street', 'drone', 'google'.
+    views: of 'satellite', 'street', 'drone', 'google', 'panorama' (a street).
     share_satellite_drone: one trunk for both (`--share` with three views).
     share_satellite_street: one trunk for both (`--share` with two views).
     joint_statistics: views with a common trunk pass through it together in
@@ -135,9 +133,7 @@ class Method:
     if self.loss_merge and self.street_weight != 1:
       raise ValueError('street_weight: has no meaning with loss_merge')
     if self.losses.info_nce and len(self.views) < 2:
-      raise ValueError(
-        f'losses.info_nce: needs two views to compare, views is {self.views}'
-      )
+      raise ValueError(f'losses.info_nce: needs two views, got {self.views}')
 
   @property
   def needs_pairs(self) -> bool:
@@ -156,7 +152,7 @@ class Method:
     if self.share_satellite_drone:
       names['drone'] = names['satellite']
     if self.share_satellite_street:
-      names['street'] = names['google'] = names['satellite']
+      names |= dict.fromkeys(('street', 'google', 'panorama'), 'model_1')
     there = {names[view] for view in self.views}
     return {view: name for view, name in names.items() if name in there}
 
@@ -215,9 +211,12 @@ class Method:
     self._check_views(batch)
     network, features = self.network, {}
     for i, views in enumerate(self._passes()):
-      pictures = [
-        layers.normalize_image(batch[view]['image']) for view in views
-      ]
+      pictures = [layers.normalize_image(batch[v]['image']) for v in views]
+      if len({x.shape for x in pictures}) > 1:
+        raise ValueError(
+          f'joint_statistics: pictures of {views} differ in size; use one size '
+          '(config.data.view_sizes) or joint_statistics=False'
+        )
       joined, mutable = network.apply(
         {'params': params, **mutable},
         jnp.concatenate(pictures) if len(views) > 1 else pictures[0],

@@ -19,7 +19,19 @@ TOY = {
     'backbone_width': 4,
     'dim': 16,
   },
+  'frgeo': {'backbone': 'convnext_mini', 'backbone_width': 4},
+  'transgeo': {
+    'stage': 2,
+    'attend_size': (32, 32),
+    'width': 8,
+    'depth': 2,
+    'heads': 2,
+    'dim': 12,
+  },
+  'sample4geo': {'backbone': 'convnext_mini', 'backbone_width': 4},
 }
+# (height, width) of the pictures of a view, where the method asks for more.
+SIZES = {'panorama': (64, 128), 'satellite': (64, 64)}
 NAMES = sorted(
   m.name for m in pkgutil.iter_modules(methods.__path__) if m.name != 'contract'
 )
@@ -31,13 +43,20 @@ def method(name):
   return strict.make(cls, TOY[name], f'toy {name}')
 
 
+def pictures(view, size, dtype=jnp.float32):
+  shape = (size, *SIZES.get(view, (32, 32)), 3)
+  return jax.ShapeDtypeStruct(shape, dtype)
+
+
 def abstract_batch(views, size=4):
-  slot = {
-    'image': jax.ShapeDtypeStruct((size, 32, 32, 3), jnp.float32),
-    'label': jax.ShapeDtypeStruct((size,), jnp.int32),
-    'place': jax.ShapeDtypeStruct((size,), jnp.int32),
+  number = jax.ShapeDtypeStruct((size,), jnp.int32)
+  return {
+    view: {
+      'image': pictures(view, size),
+      **dict.fromkeys(('label', 'place', 'row'), number),
+    }
+    for view in views
   }
-  return {view: slot for view in views}
 
 
 @functools.cache
@@ -89,8 +108,8 @@ def test_loss_returns_a_scalar_and_a_state_of_the_same_form(name):
 @pytest.mark.parametrize('dtype', [jnp.uint8, jnp.float32])
 def test_embeddings_are_float32_rows(name, dtype):
   m = method(name)
-  images = jax.ShapeDtypeStruct((3, 48, 32, 3), dtype)
   for view in m.views:
+    images = pictures(view, 3, dtype)
     for function in (m.embed, m.embed_raw):
       out = jax.eval_shape(
         functools.partial(function, view=view), variables(name), images
