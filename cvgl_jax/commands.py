@@ -108,7 +108,9 @@ def report(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
   """
   checked = experiment.check(config)
   page, table = build.build(
-    args.workdir, open_split=functools.partial(experiment.open_split, checked)
+    args.workdir,
+    open_split=functools.partial(experiment.open_split, checked),
+    describe=functools.partial(evaluate_lib.describe, checked),
   )
   sys.stdout.write(f'{table}\n\nreport: {page}\n')
   return 0

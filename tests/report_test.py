@@ -10,7 +10,7 @@ import pytest
 from cvgl_jax import sharding
 from cvgl_jax.data import transforms
 from cvgl_jax.evaluators import embedder, retrieval
-from cvgl_jax.report import build, figures
+from cvgl_jax.report import build, figures, panels
 from tests.evaluators import pictures
 
 LOG = [
@@ -188,11 +188,11 @@ def test_a_missing_workdir_is_an_error(tmp_path):
 def test_panels_have_the_colours_of_right_and_wrong():
   grey = np.full((300, 200, 3), 200, np.uint8)
   tiles = [
-    figures.Tile(grey, 'query', 'place 1', figures.NEUTRAL),
-    figures.Tile(grey, '1', 'place 2', figures.WRONG),
-    figures.Tile(grey, '2', 'place 1', figures.RIGHT),
+    panels.Tile(grey, 'query', 'place 1', figures.NEUTRAL),
+    panels.Tile(grey, '1', 'place 2', figures.WRONG),
+    panels.Tile(grey, '2', 'place 1', figures.RIGHT),
   ]
-  image = PIL.Image.open(io.BytesIO(figures.ranking_panel(tiles)))
+  image = PIL.Image.open(io.BytesIO(panels.ranking_panel(tiles)))
   pixels = np.asarray(image.convert('RGB')).reshape(-1, 3).tolist()
   for colour in (figures.WRONG, figures.RIGHT, figures.NEUTRAL):
     assert [int(colour[i : i + 2], 16) for i in (1, 3, 5)] in pixels

@@ -43,6 +43,12 @@ class Evaluation:
     gallery: G gallery entries.
     top_scores: [Q, K] float32.
     top_rows: [Q, K] int32, indices into `gallery`, best first.
+    positives: [Q, P] or [Q] indices into `gallery`, -1 fills: the right answers
+      where they are listed; None: the gallery entries of the query's place.
+    semi_positives: [Q, S] the same for entries that show the place off their
+      middle; None: not known.
+    error_m: [Q] float64, metres from the best answer to the query; None: not
+      measured.
   """
 
   settings: Mapping[str, Any]
@@ -52,13 +58,17 @@ class Evaluation:
   gallery: Side
   top_scores: np.ndarray
   top_rows: np.ndarray
+  positives: np.ndarray | None = None
+  semi_positives: np.ndarray | None = None
+  error_m: np.ndarray | None = None
 
   def write(self, workdir: str, name: str, *, step: int) -> None:
     """Writes `eval/<name>.json` and `eval/<name>.npz`, each at once.
 
     The .npz holds for every query its place, path, row, top rows and scores,
-    rank of the first positive (-1: none) and AP; place, path and row of the
-    gallery; and the features of some places. Only process 0 writes.
+    rank of the first positive (-1: none) and AP, and what is known of listed
+    answers and errors in metres; place, path and row of the gallery; and the
+    features of some places. Only process 0 writes.
 
     Args:
       workdir: of the run.
@@ -105,6 +115,11 @@ class Evaluation:
       'first_rank': self.result.first_rank,
       'average_precision': self.result.query_average_precision,
     }
+    if self.positives is not None:
+      arrays['positives'] = self.positives.reshape(len(self.top_rows), -1)
+    for name in ('semi_positives', 'error_m'):
+      if getattr(self, name) is not None:
+        arrays[name] = getattr(self, name)
     places = np.intersect1d(self.query.place, self.gallery.place)
     count = min(self.settings['sample_places'], len(places))
     picks = np.linspace(0, len(places) - 1, count).round().astype(int)

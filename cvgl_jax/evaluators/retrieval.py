@@ -22,6 +22,7 @@ from cvgl_jax.retrieval.files import submission
 OpenSplit = Callable[[tuple[str, ...], str], stream.Split]
 # How the pictures of a place become one, and what that adds to metric names.
 _FUSIONS: dict[evaluation.Fusion, str] = {'mean': ' mean', 'mrm': ' w/ MRM'}
+HIT_RATE = 'hit rate'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,8 @@ class Evaluator:
     junk_distractors: see `retrieval.evaluation.Rules`.
     within_metres: right is what lies within so many metres of the query
       (CVACT_test: 5), instead of what has its place; None: off.
-    metre_errors: measure how far the best answers are off ('median error m').
+    metre_errors: measure how far the best answers are off ('median error m'),
+      from the middle of the answer's picture to the query.
     rerank: 'none', 'gnn' or 'k_reciprocal'.
     rerank_k1: None takes the re-ranking's default.
     rerank_k2: None takes the re-ranking's default.
@@ -140,10 +142,15 @@ class Evaluator:
 
   @property
   def metric_names(self) -> tuple[str, ...]:
-    """Names that `result.Evaluation.metrics` has on every data set."""
+    """Names of the metrics that are better when higher, the first by default.
+
+    'hit rate', the last, is measured where the queries list semi-positives;
+    `check` says whether they do. Errors in metres are not among them.
+    """
     plain = (*(f'R@{k}' for k in self.ranks), 'R@1%', 'AP')
     suffixes = ('',) if self.refine == 'none' else ('', *_FUSIONS.values())
-    return tuple(name + suffix for suffix in suffixes for name in plain)
+    names = tuple(name + suffix for suffix in suffixes for name in plain)
+    return (*names, HIT_RATE) if self._judges_pictures else names
 
   @property
   def splits(self) -> tuple[tuple[tuple[str, ...], str], ...]:
@@ -152,6 +159,49 @@ class Evaluator:
       (self.data_names, split)
       for split in (self.query_split, self.gallery_split)
     )
+
+  @property
+  def _judges_pictures(self) -> bool:
+    """Whether lists of right pictures can be used, if the queries have them."""
+    merges = self.multi_query or self.refine != 'none'
+    return self.within_metres is None and not merges
+
+  def check(self, open_split: OpenSplit, *, metric: str = '') -> None:
+    """Finds out whether `run` can measure what is asked, before hours of it.
+
+    Args:
+      open_split: as for `run`.
+      metric: one that must be measured, such as 'hit rate'; '' for any.
+
+    Raises:
+      ValueError: a split is missing; metres are asked for and pictures have no
+        coordinates; the metric is not one of this evaluator on these splits.
+    """
+    splits = self._open(open_split)
+    if self.within_metres is not None or self.metre_errors:
+      self._coordinates(**splits)
+    if metric and metric not in self.metric_names:
+      raise ValueError(
+        f'no metric {metric!r}; there are {list(self.metric_names)}'
+      )
+    asking = splits['query']
+    merged = any(self._is_merged(split, name) for name, split in splits.items())
+    if metric == HIT_RATE and (
+      merged
+      or getattr(asking, 'semi_positives', None) is None
+      or asking.gallery != self.gallery_split
+    ):
+      raise ValueError(
+        f'{metric!r} needs queries that list semi-positives of '
+        f'{self.gallery_split}, as those of VIGOR do; {self.query_split} lists '
+        'none'
+      )
+
+  def _open(self, open_split: OpenSplit) -> dict[str, stream.Split]:
+    return {
+      'query': open_split(self.data_names, self.query_split),
+      'gallery': open_split(self.data_names, self.gallery_split),
+    }
 
   def run(
     self, embedder: embedders.Embedder, open_split: OpenSplit
@@ -174,10 +224,7 @@ class Evaluator:
       ValueError: unknown splits, no query with an answer, features that are not
         finite.
     """
-    splits = {
-      'query': open_split(self.data_names, self.query_split),
-      'gallery': open_split(self.data_names, self.gallery_split),
-    }
+    splits = self._open(open_split)
     query, gallery = (
       self._side(embedder, split, name) for name, split in splits.items()
     )
@@ -190,11 +237,11 @@ class Evaluator:
         '`main.py embed`, then `main.py evaluate --features` with '
         '--save_answers)'
       )
-    numbers = ranked.result.report()
+    numbers, error_m = ranked.result.report(), None
     if self.metre_errors:
-      numbers |= self._metre_errors(
-        **splits, best=(query, gallery, ranked.best)
-      )
+      found = self._metre_errors(**splits, best=(query, gallery, ranked.best))
+      numbers |= found.report()
+      error_m = found.error_m
     if self.refine != 'none':
       numbers |= self._refined(query, gallery, answers)
     return result.Evaluation(
@@ -205,6 +252,9 @@ class Evaluator:
       gallery=gallery,
       top_scores=ranked.best.scores,
       top_rows=ranked.best.rows,
+      positives=answers.get('positives'),
+      semi_positives=answers.get('semi_positives'),
+      error_m=error_m,
     )
 
   def _side(self, embedder, split, name) -> result.Side:
@@ -259,7 +309,7 @@ class Evaluator:
       'coordinates; within_metres and metre_errors need those of all'
     )
 
-  def _metre_errors(self, query, gallery, *, best) -> dict[str, float]:
+  def _metre_errors(self, query, gallery, *, best) -> metres.MetreResult:
     kind, (truth, centre) = self._coordinates(query, gallery)
     query_side, gallery_side, found = best
     truth = truth[query_side.row]
@@ -268,7 +318,7 @@ class Evaluator:
       error_m = metres.great_circle_m(predicted, truth)
     else:
       error_m = np.linalg.norm(predicted - truth, axis=1)
-    return metres.metre_accuracy(error_m).report()
+    return metres.metre_accuracy(error_m)
 
   def _rank(self, query, gallery, answers) -> evaluation.Ranked:
     return evaluation.rank(

@@ -13,11 +13,16 @@ import numpy as np
 from flax import traverse_util
 
 from cvgl_jax import writer
-from cvgl_jax.report import figures, files, rankings
+from cvgl_jax.report import figures, files, model, rankings
+
+OpenSplit = Callable[[tuple[str, ...], str], Any]
 
 
 def build(
-  workdir: str, *, open_split: Callable[[tuple[str, ...], str], Any]
+  workdir: str,
+  *,
+  open_split: OpenSplit,
+  describe: Callable[[], Mapping[str, Any]] | None = None,
 ) -> tuple[pathlib.Path, str]:
   """Writes the report of a run.
 
@@ -26,6 +31,8 @@ def build(
     open_split: (data set names, split name) -> split, as for the evaluators;
       where it cannot open the data, the page has no ranking panels and says
       why.
+    describe: what `evaluate.describe` says of the run's method; None: nothing
+      is shown of it.
 
   Returns:
     Path of `report/index.html`, and the metric tables as plain text.
@@ -45,14 +52,22 @@ def build(
   evaluations = [
     rankings.Evaluation(p) for p in sorted(run.glob('eval/*.json'))
   ]
-  tasks = [_task(e, log, folder, open_split) for e in evaluations]
+  described = {} if describe is None else describe()
+  tasks = [
+    _task(
+      e, log, folder, open_split=open_split, described=described, values=values
+    )
+    for e in evaluations
+  ]
   page = _template().render(
     title=run.resolve().name,
     workdir=workdir,
-    facts=_facts(values, log),
+    facts=_facts(values, log) + (model.facts(described) if described else []),
     tasks=tasks,
+    has_hit_rate=any('hit rate' in e.summary['metrics'] for e in evaluations),
     curves=_training_curves(log, folder),
     match_curves=_match_curves(evaluations, folder),
+    metre_curves=_metre_curves(evaluations, folder),
     config=[(name, _text(value)) for name, value in sorted(values.items())],
   )
   writer.replace_bytes(folder / 'index.html', page.encode())
@@ -63,7 +78,10 @@ def _task(
   evaluation: rankings.Evaluation,
   log: list[dict[str, float]],
   folder: pathlib.Path,
-  open_split: Callable[[tuple[str, ...], str], Any],
+  *,
+  open_split: OpenSplit,
+  described: Mapping[str, Any],
+  values: Mapping[str, Any],
 ) -> dict[str, Any]:
   """Everything that the page says about one evaluator."""
   summary, settings = evaluation.summary, evaluation.summary['settings']
@@ -86,14 +104,36 @@ def _task(
     'problem': '',
     'groups': [],
     'embedding_map': _embedding_map(evaluation, folder),
+    'cost': None,
+    'layout': None,
   }
+  if described:
+    task['cost'] = model.cost_figure(
+      evaluation, folder, model=described, values=values
+    )
   task |= _metric_rows(evaluation, log) | rankings.failures(evaluation, folder)
   try:
-    task['groups'] = rankings.panels(evaluation, folder, open_split)
+    pictures = _pictures(evaluation, open_split)
+    task['groups'] = rankings.groups(evaluation, folder, pictures)
+    task['layout'] = model.layout_figure(
+      evaluation,
+      folder,
+      layouts=described.get('layouts', {}),
+      pictures=pictures,
+    )
   except (ValueError, OSError) as error:
     # The numbers are still worth a page.
     task['problem'] = f'The pictures cannot be shown: {error}'
   return task
+
+
+def _pictures(
+  evaluation: rankings.Evaluation, open_split: OpenSplit
+) -> dict[str, rankings.Pictures]:
+  return {
+    side: rankings.Pictures(evaluation, side, open_split)
+    for side in ('query', 'gallery')
+  }
 
 
 def _metric_rows(
@@ -112,7 +152,8 @@ def _metric_rows(
     difference = None if published is None else value - published
     sign = ''
     if difference is not None:
-      sign = 'above' if difference >= 0 else 'below'
+      better = difference <= 0 if _in_metres(name) else difference >= 0
+      sign = 'above' if better else 'below'
     rows.append(
       {
         'name': name,
@@ -129,6 +170,11 @@ def _metric_rows(
     'first_step': int(first['step']) if first else 0,
     'has_published': bool(summary['published']),
   }
+
+
+def _in_metres(metric: str) -> bool:
+  """Errors: lower is better, and they are no percentages."""
+  return metric.endswith(' m')
 
 
 def _training_curves(
@@ -160,7 +206,8 @@ def _training_curves(
     for key in row:
       if key.startswith('eval/'):
         evaluator, metric = key.removeprefix('eval/').rsplit('/', 1)
-        evaluators.setdefault(evaluator, {})[metric] = _curve(log, key)
+        if not _in_metres(metric):
+          evaluators.setdefault(evaluator, {})[metric] = _curve(log, key)
   for evaluator, curves in evaluators.items():
     settings = folder.parent / 'eval' / f'{evaluator}.json'
     published = (
@@ -197,6 +244,26 @@ def _match_curves(
   }
 
 
+def _metre_curves(
+  evaluations: list[rankings.Evaluation], folder: pathlib.Path
+) -> dict[str, str] | None:
+  errors_m = {
+    e.name: e.arrays['error_m'] for e in evaluations if 'error_m' in e.arrays
+  }
+  if not errors_m:
+    return None
+  writer.replace_bytes(folder / 'metres.png', figures.metre_curves(errors_m))
+  return {
+    'file': 'metres.png',
+    'alt': 'Share of queries over the error in metres of '
+    + ', '.join(errors_m),
+    'caption': (
+      'Share of queries of which the best answer lies within a distance. The '
+      'answer is the middle of its picture.'
+    ),
+  }
+
+
 def _embedding_map(
   evaluation: rankings.Evaluation, folder: pathlib.Path
 ) -> dict[str, str] | None:
@@ -210,6 +277,10 @@ def _embedding_map(
     arrays['gallery_sample_features'],
     arrays['query_place'][query],
     arrays['gallery_place'][gallery],
+    names=tuple(
+      f'{view} ({side})'
+      for view, side in zip(evaluation.views, ('query', 'gallery'), strict=True)
+    ),
   )
   writer.replace_bytes(folder / file, drawn)
   places = len(np.unique(arrays['query_place'][query]))
@@ -217,9 +288,10 @@ def _embedding_map(
     'file': file,
     'alt': f't-SNE of the features of {places} places.',
     'caption': (
-      f't-SNE of the features of {places} places: where a colour forms one '
-      'group of dots and triangles, the views of that place agree. Distances '
-      'between groups mean little.'
+      f't-SNE of the features of {places} places (cosine distance): where a '
+      'colour forms one group of dots and triangles, the views of that place '
+      'agree; a long line leads to a place whose views do not. Distances between '
+      'groups mean little.'
     ),
   }
 
@@ -261,8 +333,10 @@ def _plain_tables(tasks: list[dict[str, Any]]) -> str:
       head.append('published')
       for cells, row in zip(rows, task['rows'], strict=True):
         cells.append(row['published'])
+    wide = 2 + max(len(cells[0]) for cells in rows)
     for cells in [head, *rows]:
-      lines.append(f'  {cells[0]:<8}' + ''.join(f'{c:>12}' for c in cells[1:]))
+      numbers = ''.join(f'{c:>12}' for c in cells[1:])
+      lines.append(f'  {cells[0]:<{wide}}{numbers}')
     lines.append('')
   return '\n'.join(lines).rstrip()
 

@@ -1,39 +1,41 @@
-"""PNG pictures of the report; each function draws one and returns its bytes.
+"""Diagrams of the report; each function draws one and returns its PNG's bytes.
 
-The ranking panel is the figure of layumi/University1652-Baseline `demo.py` and
-its tutorial: the query and its ten best gallery pictures, titles green where
-the place is right and red where it is not.
+Panels with pictures of the data set are in `panels`.
 """
 
 import io
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import einops
+import matplotlib
 import numpy as np
 import sklearn.manifold
-from matplotlib import figure, patches, ticker
+from matplotlib import colors, figure, ticker
+
+from cvgl_jax.retrieval import metres
 
 RIGHT, WRONG, NEUTRAL = '#1a7f37', '#cf222e', '#57606a'
+TRUTH, SEMI = '#cf222e', '#1a7f37'  # of frames, see `panels.sheet`
 _LINES = ('#0969da', '#bc4c00', '#1a7f37', '#8250df', '#9a6700', '#cf222e')
-_DPI = 110
-_MAX_PIXELS = 160  # side of a picture in a panel
+DPI = 110
 
 
-class Tile(NamedTuple):
-  """One picture of a ranking panel.
+class Bubble(NamedTuple):
+  """A system in `cost_bubbles`.
 
   Attributes:
-    image: uint8 [H, W, 3].
-    title: such as '1'.
-    caption: below the picture.
-    colour: of frame and title.
+    name: of the system.
+    gmac: billions of multiply-accumulates of both pictures of a pair.
+    recall: R@1 in percent.
+    parameters_m: millions; NaN where it is not known.
+    own: whether it is the run of the report.
   """
 
-  image: np.ndarray
-  title: str
-  caption: str
-  colour: str
+  name: str
+  gmac: float
+  recall: float
+  parameters_m: float
+  own: bool
 
 
 class Curve(NamedTuple):
@@ -43,63 +45,12 @@ class Curve(NamedTuple):
   values: Sequence[float]
 
 
-def ranking_panel(tiles: Sequence[Tile]) -> bytes:
-  """A row of pictures: the query, a gap, its best gallery pictures."""
-  # In units of a picture's side; one set of axes, for they are slow to make.
-  pitch, gap, above, below = 1.06, 0.15, 0.24, 0.17
-  width = pitch * len(tiles) + gap
-  page = figure.Figure(
-    figsize=(1.05 * width, 1.05 * (1 + above + below)), dpi=_DPI
-  )
-  axes = page.add_axes((0, 0, 1, 1))
-  axes.set_axis_off()
-  for index, tile in enumerate(tiles):
-    left = pitch * index + (gap if index else 0)
-    image = _thumbnail(tile.image)
-    # The longer side fills the square.
-    high, wide = np.array(image.shape[:2]) / max(image.shape[:2])
-    corner = left + (1 - wide) / 2, (1 - high) / 2
-    axes.imshow(
-      image,
-      extent=(corner[0], corner[0] + wide, corner[1], corner[1] + high),
-      interpolation='antialiased',
-    )
-    axes.add_patch(
-      patches.Rectangle(
-        corner, wide, high, fill=False, edgecolor=tile.colour, linewidth=3
-      )
-    )
-    middle = left + 0.5
-    axes.text(
-      middle,
-      1.06,
-      tile.title,
-      color=tile.colour,
-      fontsize=9,
-      fontweight='bold',
-      ha='center',
-      va='bottom',
-    )
-    axes.text(
-      middle,
-      -0.05,
-      tile.caption,
-      color=NEUTRAL,
-      fontsize=7,
-      ha='center',
-      va='top',
-    )
-  axes.set_xlim(-0.03, width - 0.03)
-  axes.set_ylim(-below, 1 + above)
-  return _png(page)
-
-
 def small_multiples(curves: Mapping[str, Curve]) -> bytes:
   """One small diagram for every curve, three in a row."""
   columns = min(3, len(curves))
   rows = -(-len(curves) // columns)
   page = figure.Figure(
-    figsize=(3.7 * columns, 2.3 * rows), dpi=_DPI, layout='constrained'
+    figsize=(3.7 * columns, 2.3 * rows), dpi=DPI, layout='constrained'
   )
   for index, (name, curve) in enumerate(curves.items()):
     axes = page.add_subplot(rows, columns, index + 1)
@@ -107,14 +58,14 @@ def small_multiples(curves: Mapping[str, Curve]) -> bytes:
     axes.plot(*_finite(curve), color=_LINES[0], linewidth=1.4)
     axes.set_title(name, fontsize=9, loc='left')
     axes.set_xlabel('step', fontsize=8)
-  return _png(page)
+  return png(page)
 
 
 def metric_curves(
   curves: Mapping[str, Curve], published: Mapping[str, float]
 ) -> bytes:
   """Metrics of one evaluator in percent; published numbers as dashed lines."""
-  page = figure.Figure(figsize=(5.6, 3.2), dpi=_DPI, layout='constrained')
+  page = figure.Figure(figsize=(5.6, 3.2), dpi=DPI, layout='constrained')
   axes = page.add_subplot()
   _style(axes)
   for index, (name, curve) in enumerate(curves.items()):
@@ -136,7 +87,7 @@ def metric_curves(
   axes.legend(
     fontsize=8, frameon=False, loc='center left', bbox_to_anchor=(1, 0.5)
   )
-  return _png(page)
+  return png(page)
 
 
 def match_curves(curves: Mapping[str, tuple[np.ndarray, int]]) -> bytes:
@@ -146,7 +97,7 @@ def match_curves(curves: Mapping[str, tuple[np.ndarray, int]]) -> bytes:
     curves: name -> ([Q] 0-based rank of the first positive, -1 for none; size
       of the gallery).
   """
-  page = figure.Figure(figsize=(5.6, 3.2), dpi=_DPI, layout='constrained')
+  page = figure.Figure(figsize=(5.6, 3.2), dpi=DPI, layout='constrained')
   axes = page.add_subplot()
   _style(axes)
   for index, (name, (first, size)) in enumerate(curves.items()):
@@ -166,7 +117,7 @@ def match_curves(curves: Mapping[str, tuple[np.ndarray, int]]) -> bytes:
   axes.set_xlabel('k', fontsize=8)
   axes.set_ylabel('recall@k, percent', fontsize=8)
   axes.legend(fontsize=8, frameon=False, loc='lower right')
-  return _png(page)
+  return png(page)
 
 
 def embedding_map(
@@ -174,14 +125,19 @@ def embedding_map(
   gallery: np.ndarray,
   query_place: np.ndarray,
   gallery_place: np.ndarray,
+  *,
+  names: tuple[str, str] = ('query', 'gallery'),
 ) -> bytes:
-  """t-SNE of features, a colour for every place.
+  """t-SNE of features: a colour for every place, a marker for every view.
+
+  Lines lead from the queries of a place to the middle of its gallery entries.
 
   Args:
     query: [N, D] features of some queries, drawn as dots.
     gallery: [M, D] features of some gallery entries, drawn as triangles.
     query_place: [N].
     gallery_place: [M].
+    names: of the two in the legend.
 
   Raises:
     ValueError: fewer than five features.
@@ -197,31 +153,36 @@ def embedding_map(
     method='exact' if len(features) <= 400 else 'barnes_hut',
     random_state=0,
   ).fit_transform(features)  # [N + M, 2]
-  page = figure.Figure(figsize=(6.4, 5.2), dpi=_DPI, layout='constrained')
+  page = figure.Figure(figsize=(6.4, 5.2), dpi=DPI, layout='constrained')
   axes = page.add_subplot()
   axes.set_xticks([])
   axes.set_yticks([])
   places, colour = np.unique(
     np.concatenate([query_place, gallery_place]), return_inverse=True
   )
+  palette = _palette(len(places))
   is_query = np.arange(len(flat)) < len(query)
-  for chosen, marker, size, name in (
-    (is_query, 'o', 16, 'query'),
-    (~is_query, '^', 42, 'gallery'),
+  for index in range(len(places)):
+    starts, ends = (
+      flat[(colour == index) & side] for side in (is_query, ~is_query)
+    )
+    for start in starts if len(ends) else ():
+      line = np.stack([start, np.median(ends, axis=0)])
+      axes.plot(*line.T, color=palette[index], linewidth=0.7, zorder=0)
+  for chosen, marker, size, edge, name in (
+    (is_query, 'o', 16, 'none', names[0]),
+    (~is_query, '^', 42, 'black', names[1]),
   ):
     axes.scatter(
       *flat[chosen].T,
-      c=colour[chosen] % 20,
-      cmap='tab20',
-      vmin=0,
-      vmax=19,
+      c=palette[colour[chosen]],
       marker=marker,
       s=size,
       linewidths=0.5,
-      edgecolors='black' if name == 'gallery' else 'none',
+      edgecolors=edge,
       label=name,
     )
-  for index, place in enumerate(places):
+  for index, place in enumerate(places if len(places) <= 20 else ()):
     middle = np.median(flat[colour == index], axis=0)
     axes.annotate(
       str(place),
@@ -233,24 +194,93 @@ def embedding_map(
     )
   legend = axes.legend(fontsize=8, loc='best')
   for handle in legend.legend_handles:
-    handle.set(array=None, facecolor=NEUTRAL)
-  return _png(page)
+    handle.set(facecolor=NEUTRAL)
+  return png(page)
 
 
-def _thumbnail(image: np.ndarray) -> np.ndarray:
-  """Blocks of pixels averaged: at most _MAX_PIXELS high and wide."""
-  step = -(-max(image.shape[:2]) // _MAX_PIXELS)
-  height, width = (n // step * step for n in image.shape[:2])
-  if step == 1 or not height or not width:
-    return image
-  mean = einops.reduce(
-    image[:height, :width].astype(np.float32),
-    '(h dy) (w dx) c -> h w c',
-    'mean',
-    dy=step,
-    dx=step,
-  )
-  return mean.astype(np.uint8)
+def _palette(count: int) -> np.ndarray:
+  """[count, 4] colours; beyond twenty, neighbours in number look different."""
+  if count <= 20:
+    return np.array(matplotlib.colormaps['tab20'].colors)[:count]
+  hue = (np.arange(count) * 0.618034) % 1.0
+  dark = np.where(np.arange(count) % 2, 0.6, 0.9)
+  return colors.hsv_to_rgb(np.stack([hue, np.full(count, 0.85), dark], -1))
+
+
+def metre_curves(errors_m: Mapping[str, np.ndarray]) -> bytes:
+  """Share of queries whose best answer is within a distance, by evaluator.
+
+  Args:
+    errors_m: name -> [Q] metres.
+  """
+  page = figure.Figure(figsize=(5.6, 3.2), dpi=DPI, layout='constrained')
+  axes = page.add_subplot()
+  _style(axes)
+  for index, (name, error_m) in enumerate(errors_m.items()):
+    found = metres.metre_accuracy(error_m)
+    axes.plot(
+      found.thresholds_m,
+      100 * found.accuracy,
+      color=_LINES[index % len(_LINES)],
+      label=name,
+    )
+  most = max(float(np.max(error_m)) for error_m in errors_m.values())
+  axes.set_xscale('log')
+  axes.set_xlim(1, max(10.0, most))
+  axes.set_ylim(0, 102)
+  axes.xaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+  axes.set_xlabel('metres', fontsize=8)
+  axes.set_ylabel('queries answered within, percent', fontsize=8)
+  axes.legend(fontsize=8, frameon=False, loc='upper left')
+  return png(page)
+
+
+def cost_bubbles(bubbles: Sequence[Bubble]) -> bytes:
+  """Accuracy over the cost of a pair; the area of a bubble is its parameters."""
+  page = figure.Figure(figsize=(6.0, 3.9), dpi=DPI, layout='constrained')
+  axes = page.add_subplot()
+  _style(axes)
+  others = 0
+  for bubble in bubbles:
+    colour = RIGHT if bubble.own else _LINES[others % 2]
+    others += not bubble.own
+    known = np.isfinite(bubble.parameters_m)
+    axes.scatter(
+      bubble.gmac,
+      bubble.recall,
+      s=9 * bubble.parameters_m if known else 60,
+      color=colour if known else 'none',
+      edgecolors=colour,
+      alpha=0.55,
+      linewidths=2 if bubble.own else 1,
+    )
+    size = f'{bubble.parameters_m:.3g} M' if known else 'size not stated'
+    # Beside and above: a run often lies where its publication does.
+    away = 4 + 1.5 * np.sqrt(bubble.parameters_m if known else 7)
+    axes.annotate(
+      f'{bubble.name}\n{bubble.recall:.2f} %, {size}',
+      (bubble.gmac, bubble.recall),
+      xytext=(-away, 0) if bubble.own else (0, away),
+      textcoords='offset points',
+      fontsize=8,
+      ha='right' if bubble.own else 'center',
+      va='center' if bubble.own else 'bottom',
+      fontweight='bold' if bubble.own else 'normal',
+    )
+  cost = np.array([bubble.gmac for bubble in bubbles])
+  recall = np.array([bubble.recall for bubble in bubbles])
+  axes.set_xscale('log')
+  axes.set_xlim(cost.min() / 4, cost.max() * 2)
+  axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  axes.xaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+  axes.xaxis.set_minor_locator(ticker.NullLocator())
+  span = max(float(np.ptp(recall)), 2.0)
+  axes.set_ylim(recall.min() - 0.4 * span, recall.max() + 0.4 * span)
+  axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= 100])
+  axes.set_ylim(recall.min() - 0.4 * span, recall.max() + 0.4 * span)
+  axes.set_xlabel('forward pass of a pair, GMAC', fontsize=8)
+  axes.set_ylabel('R@1, percent', fontsize=8)
+  return png(page)
 
 
 def _finite(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
@@ -266,7 +296,8 @@ def _style(axes) -> None:
   axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
 
 
-def _png(page: figure.Figure) -> bytes:
+def png(page: figure.Figure) -> bytes:
+  """A figure as the bytes of a PNG file."""
   buffer = io.BytesIO()
   page.savefig(buffer, format='png')
   return buffer.getvalue()

@@ -12,11 +12,13 @@ import numpy as np
 
 from cvgl_jax import writer
 from cvgl_jax.data import stream, transforms
-from cvgl_jax.report import figures, files
+from cvgl_jax.report import figures, files, panels
 
 # What np.load raises on a cut or foreign file.
 _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 _TOP = 10  # gallery pictures in a panel
+_TOP_WIDE = 5  # beside a panorama
+_SHEET_ROWS = 3
 _LISTED_FAILURES = 20
 # Title, description and number of panels of each group.
 _GROUPS = (
@@ -44,6 +46,38 @@ class Evaluation:
   @property
   def anchor(self) -> str:
     return files.safe_name(self.name)
+
+  @property
+  def views(self) -> tuple[str, str]:
+    """What the queries and the gallery show."""
+    settings = self.summary['settings']
+    return tuple(
+      settings[f'{side}_split'].rsplit('_', 1)[-1]
+      for side in ('query', 'gallery')
+    )
+
+  @property
+  def framed(self) -> bool:
+    """Whether frames mark the truth, as usual where panoramas are searched for
+    or several pictures of the gallery show the place."""
+    return 'panorama' in self.views or 'semi_positives' in self.arrays
+
+  def right(self, query: int) -> np.ndarray:
+    """Gallery entries that answer a query."""
+    return self._listed('positives', query)
+
+  def semi(self, query: int) -> np.ndarray:
+    """Gallery entries that show the place of a query off their middle."""
+    return self._listed('semi_positives', query)
+
+  def _listed(self, name: str, query: int) -> np.ndarray:
+    if name in self.arrays:
+      rows = self.arrays[name][query]
+      return rows[rows >= 0]
+    if name == 'semi_positives':
+      return np.zeros(0, np.int64)
+    place = self.arrays['query_place'][query]
+    return np.flatnonzero(self.arrays['gallery_place'] == place)
 
 
 def failures(evaluation: Evaluation, folder: pathlib.Path) -> dict[str, Any]:
@@ -88,37 +122,63 @@ def failures(evaluation: Evaluation, folder: pathlib.Path) -> dict[str, Any]:
   }
 
 
-def panels(
+def groups(
   evaluation: Evaluation,
   folder: pathlib.Path,
-  open_split: Callable[[tuple[str, ...], str], stream.Split],
+  pictures: Mapping[str, 'Pictures'],
 ) -> list[dict[str, Any]]:
-  """Ranking panels: query, top 10, and a right answer where there is none.
+  """Ranking panels: query, its best, and a right answer where there is none.
+
+  Args:
+    evaluation: what is shown.
+    folder: of the report.
+    pictures: 'query' and 'gallery'.
 
   Raises:
-    ValueError: the data cannot be opened, or is not what was evaluated.
+    ValueError: the data cannot be read, or is not what was evaluated.
   """
-  settings, arrays = evaluation.summary['settings'], evaluation.arrays
-  names = tuple(settings['data_names'])
-  query = _Pictures(open_split(names, settings['query_split']), arrays, 'query')
-  gallery = _Pictures(
-    open_split(names, settings['gallery_split']), arrays, 'gallery'
-  )
-  groups = []
+  made = []
   for (title, description, _), chosen in zip(
-    _GROUPS, _choose(arrays), strict=True
+    _GROUPS, _choose(evaluation.arrays), strict=True
   ):
-    made = []
-    for index in chosen:
-      file = f'ranking_{evaluation.anchor}_{title.lower()}_{len(made)}.png'
-      tiles = _tiles(arrays, int(index), query, gallery)
-      writer.replace_bytes(folder / file, figures.ranking_panel(tiles))
-      made.append({'file': file} | _panel_text(arrays, int(index)))
-    if made:
-      groups.append(
-        {'title': title, 'description': description, 'panels': made}
-      )
-  return groups
+    stem = f'ranking_{evaluation.anchor}_{title.lower()}'
+    draw = _sheet if evaluation.framed else _panels
+    shown = draw(evaluation, [int(i) for i in chosen], pictures, stem, folder)
+    if shown:
+      group = {'title': title, 'description': description, 'panels': shown}
+      made.append(group)
+  return made
+
+
+def _panels(evaluation, chosen, pictures, stem, folder) -> list[dict[str, str]]:
+  """A picture a query; titles and frames say right or wrong."""
+  made = []
+  for index in chosen:
+    file = f'{stem}_{len(made)}.png'
+    tiles = _tiles(evaluation, index, pictures)
+    writer.replace_bytes(folder / file, panels.ranking_panel(tiles))
+    made.append({'file': file} | _panel_text(evaluation, index))
+  return made
+
+
+def _sheet(evaluation, chosen, pictures, stem, folder) -> list[dict[str, str]]:
+  """One picture of a few queries; frames say what is true."""
+  chosen = chosen[:_SHEET_ROWS]
+  if not chosen:
+    return []
+  rows = [_framed_tiles(evaluation, index, pictures) for index in chosen]
+  writer.replace_bytes(folder / f'{stem}.png', panels.sheet(rows))
+  texts = [_panel_text(evaluation, index) for index in chosen]
+  legend = 'Red frame: the right answer.'
+  if 'semi_positives' in evaluation.arrays:
+    legend += ' Green frame: shows the place too, off its middle.'
+  return [
+    {
+      'file': f'{stem}.png',
+      'alt': ' '.join(text['alt'] for text in texts),
+      'caption': ' '.join([legend, *(text['caption'] for text in texts)]),
+    }
+  ]
 
 
 def _choose(arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -138,15 +198,29 @@ def _choose(arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
   return chosen
 
 
-class _Pictures:
-  """Pictures of the queries or of the gallery of an evaluation."""
+class Pictures:
+  """Pictures of the queries or of the gallery of an evaluation.
+
+  Args:
+    evaluation: of the pictures.
+    side: 'query' or 'gallery'.
+    open_split: (data set names, split name) -> split.
+
+  Raises:
+    ValueError: the data cannot be opened.
+  """
 
   def __init__(
-    self, split: stream.Split, arrays: Mapping[str, np.ndarray], side: str
+    self,
+    evaluation: Evaluation,
+    side: str,
+    open_split: Callable[[tuple[str, ...], str], stream.Split],
   ):
-    self._split = split
-    self._rows = arrays[f'{side}_row']
-    self._paths = arrays[f'{side}_path']
+    settings = evaluation.summary['settings']
+    names = tuple(settings['data_names'])
+    self._split = open_split(names, settings[f'{side}_split'])
+    self._rows = evaluation.arrays[f'{side}_row']
+    self._paths = evaluation.arrays[f'{side}_path']
 
   def __getitem__(self, index: int) -> np.ndarray:
     row, path = int(self._rows[index]), str(self._paths[index])
@@ -158,42 +232,82 @@ class _Pictures:
     return transforms.decode(self._split.image_bytes(row), path)
 
 
-def _tiles(arrays, index, query, gallery) -> list[figures.Tile]:
+def _tiles(evaluation, index, pictures) -> list[panels.Tile]:
+  arrays, right = evaluation.arrays, evaluation.right(index)
   place = arrays['query_place'][index]
+  query, gallery = pictures['query'], pictures['gallery']
   tiles = [
-    figures.Tile(query[index], 'query', f'place {place}', figures.NEUTRAL)
+    panels.Tile(query[index], 'query', f'place {place}', figures.NEUTRAL)
   ]
   top = arrays['top_rows'][index][:_TOP]
   for rank, row in enumerate(top, 1):
-    found = arrays['gallery_place'][row]
-    right = found == place
+    found = row in right
     tiles.append(
-      figures.Tile(
+      panels.Tile(
         gallery[row],
-        f'{rank} {"✓" if right else "✗"}',
-        f'place {found}',
-        figures.RIGHT if right else figures.WRONG,
+        f'{rank} {"✓" if found else "✗"}',
+        f'place {arrays["gallery_place"][row]}',
+        figures.RIGHT if found else figures.WRONG,
       )
     )
-  if not (arrays['gallery_place'][top] == place).any():
-    for row in np.flatnonzero(arrays['gallery_place'] == place)[:1]:
+  if not np.isin(top, right).any():
+    for row in right[:1]:
       tiles.append(
-        figures.Tile(
-          gallery[row], 'right answer', f'place {place}', figures.NEUTRAL
+        panels.Tile(
+          gallery[row],
+          'right answer',
+          f'place {arrays["gallery_place"][row]}',
+          figures.NEUTRAL,
         )
       )
   return tiles
 
 
-def _panel_text(arrays, index: int) -> dict[str, str]:
+def _framed_tiles(evaluation, index, pictures) -> list[panels.Tile]:
+  """The query, its five best, and the right answer where it is not there."""
+  arrays = evaluation.arrays
+  right, semi = evaluation.right(index), evaluation.semi(index)
+  place, first = arrays['query_place'][index], arrays['first_rank'][index]
+
+  def tile(row: int, title: str) -> panels.Tile:
+    colour = figures.NEUTRAL
+    if row in right:
+      colour = figures.TRUTH
+    elif row in semi:
+      colour = figures.SEMI
+    caption = f'place {arrays["gallery_place"][row]}'
+    framed = colour != figures.NEUTRAL
+    return panels.Tile(pictures['gallery'][row], title, caption, colour, framed)
+
+  top = arrays['top_rows'][index][:_TOP_WIDE]
+  tiles = [
+    panels.Tile(
+      pictures['query'][index],
+      'query',
+      f'place {place}',
+      figures.NEUTRAL,
+      False,
+    ),
+    *(tile(int(row), str(rank)) for rank, row in enumerate(top, 1)),
+  ]
+  if not np.isin(top, right).any():
+    title = 'truth' if first < _TOP_WIDE else f'rank {first + 1}'
+    tiles += [tile(int(row), title) for row in right[:1]]
+  return tiles
+
+
+def _panel_text(evaluation, index: int) -> dict[str, str]:
+  arrays = evaluation.arrays
   first = int(arrays['first_rank'][index])
   path, place = arrays['query_path'][index], arrays['query_place'][index]
   rank = f'first right answer on rank {first + 1}'
   if first < 0:
     rank = 'no right answer in the gallery'
   precision = 100 * arrays['average_precision'][index]
-  top = arrays['gallery_place'][arrays['top_rows'][index][:_TOP]]
-  right = [str(i) for i, found in enumerate(top, 1) if found == place]
+  shown = _TOP_WIDE if evaluation.framed else _TOP
+  top = arrays['top_rows'][index][:shown]
+  found = np.isin(top, evaluation.right(index))
+  right = [str(i) for i in np.flatnonzero(found) + 1]
   return {
     'caption': f'{path}: {rank}, AP {precision:.1f} %.',
     'alt': (

@@ -111,9 +111,17 @@ def look_at(eye, target, *, fov_deg: float, ground_m: float = 0.0) -> Camera:
   )
 
 
-def panorama(eye, *, ground_m: float, size_hw: tuple[int, int]) -> Camera:
+def panorama(
+  eye, *, ground_m: float, size_hw: tuple[int, int], tilt_deg: float = 6.0
+) -> Camera:
   """360 degrees, north at the centre column, east to its right; rows and
-  columns have the same angle per pixel, the horizon a little below the middle.
+  columns have the same angle per pixel.
+
+  Args:
+    eye: [3] metres.
+    ground_m: height of the terrain below the eye.
+    size_hw: of the picture; a width of twice the height shows the full sphere.
+    tilt_deg: elevation of the middle row; 0 puts the horizon there.
   """
   h, w = size_hw
   return Camera(
@@ -124,7 +132,7 @@ def panorama(eye, *, ground_m: float, size_hw: tuple[int, int]) -> Camera:
     reach_m=0.0,
     spread=math.pi * h / w,
     panorama=True,
-    tilt_rad=math.radians(6.0),
+    tilt_rad=math.radians(tilt_deg),
     heading_deg=0.0,
     altitude_m=float(eye[2] - ground_m),
   )

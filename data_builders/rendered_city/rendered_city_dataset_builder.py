@@ -10,26 +10,38 @@ Places are distinct worlds with a building in the middle. Satellite, drone and
 ground pictures of a place are taken at different hours and seasons by
 different cameras, with other cars on the streets. Districts of 12 places share
 their colours and their kind of building, so that layout must be learnt.
+
+The same city in the formats of the panorama data sets, with their split names:
+
+  pairs_*  as CVUSA: a north-aligned panorama and the satellite picture around
+           it (pairs.py); open 'rendered_city/pairs_demo'
+  tiles_*  as VIGOR: overlapping tiles, of which a panorama has a positive and
+           up to three semi-positives (tiles.py); protocols: open
+           'rendered_city/tiles_demo/cross' or '.../same'
 """
 
 import dataclasses
 import functools
+import importlib
 import os
 import pathlib
 import pickle
 import tempfile
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import tensorflow_datasets as tfds
 
-from data_builders import base
+from data_builders import base, records
 
 
 @dataclasses.dataclass
 class Config(tfds.core.BuilderConfig):
-  """plan: keyword arguments of shots.Plan."""
+  """form: the module that says which pictures are taken; plan: keyword
+  arguments of its Plan."""
 
+  form: Literal['shots', 'pairs', 'tiles'] = 'shots'
   plan: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -71,6 +83,36 @@ _TINY = {
   'panorama_hw': (64, 256),
   'oversample': 1,
 }
+_PAIRS_TINY = {
+  'train_places': 16,
+  'test_places': 8,
+  'size_px': 64,
+  'panorama_hw': (64, 352),
+  'oversample': 1,
+}
+_PAIRS_DEMO = {
+  'train_places': 1200,
+  'test_places': 300,
+  'size_px': 128,
+  'panorama_hw': (128, 704),
+}
+_TILES_TINY = {
+  'train_areas': 4,
+  'test_areas': 2,
+  'distractor_areas': 1,
+  'grid': 3,
+  'size_px': 64,
+  'panorama_hw': (64, 128),
+  'oversample': 1,
+}
+_TILES_DEMO = {
+  'train_areas': 60,
+  'test_areas': 18,
+  'distractor_areas': 6,
+  'grid': 5,
+  'size_px': 128,
+  'panorama_hw': (128, 256),
+}
 
 
 class Builder(base.Builder):
@@ -97,13 +139,73 @@ class Builder(base.Builder):
       description='The sizes of University-1652 and UniV, 256 px.',
     ),
     Config(name='tiny', plan=_TINY, description='24 places, 64 px: for tests.'),
+    Config(
+      name='pairs_demo',
+      form='pairs',
+      plan=_PAIRS_DEMO,
+      description='As CVUSA: 1,200 pairs of panorama and satellite, 300 of the '
+      'test.',
+    ),
+    Config(
+      name='pairs_large',
+      form='pairs',
+      plan=_PAIRS_DEMO | {'train_places': 5000, 'test_places': 1500},
+      description='As pairs_demo, 5,000 pairs and 1,500 of the test.',
+    ),
+    Config(
+      name='pairs_tiny',
+      form='pairs',
+      plan=_PAIRS_TINY,
+      description='As CVUSA: 16 pairs and 8 of the test, 64 px: for tests.',
+    ),
+    Config(
+      name='tiles_demo',
+      form='tiles',
+      plan=_TILES_DEMO,
+      description='As VIGOR: 2,100 overlapping tiles; protocols tiles_demo/cross '
+      '(other areas in the test) and tiles_demo/same.',
+    ),
+    Config(
+      name='tiles_tiny',
+      form='tiles',
+      plan=_TILES_TINY,
+      description='As tiles_demo, 63 tiles of 64 px: for tests.',
+    ),
   ]
 
-  def jobs(self, manual_dir):
+  def jobs(
+    self, manual_dir: pathlib.Path | None
+  ) -> Mapping[str, Sequence[base.Job]]:
+    """Renders; there is no download."""
+    del manual_dir
+    return {
+      'shots': self._shots,
+      'pairs': _pairs,
+      'tiles': _tiles,
+    }[self.builder_config.form](self.plan)
+
+  @property
+  def plan(self) -> Any:
+    """The Plan of the module that the configuration names."""
+    form = f'data_builders.rendered_city.{self.builder_config.form}'
+    # Not imported above: listing the data sets must not start JAX.
+    module = importlib.import_module(form)
+    return module.Plan(**self.builder_config.plan)
+
+  def protocols(
+    self, stored: Mapping[str, Mapping[str, np.ndarray]]
+  ) -> Iterable[records.Selection | records.Remark]:
+    """Those of tiles."""
+    del stored
+    if self.builder_config.form != 'tiles':
+      return ()
+    from data_builders.rendered_city import tiles
+
+    return tiles.selections(self.plan)
+
+  def _shots(self, plan: Any) -> dict[str, list[base.Job]]:
     from data_builders.rendered_city import shots
 
-    del manual_dir
-    plan = shots.Plan(**self.builder_config.plan)
     # Queries are in the gallery too: the query job leaves its pictures there.
     self._kept = tempfile.TemporaryDirectory(prefix='rendered_city_')
     jobs = {}
@@ -149,12 +251,73 @@ def make_records(
     os.replace(partial, kept)
   folder = f'train/{view}' if split == 'train' else f'test/{split[5:]}_{view}'
   for shot in taken:
-    yield base.record(
-      shot.jpeg,
-      place=place,
-      path=f'{folder}/{place:04d}/{shot.name}.jpg',
-      latlon_deg=shot.latlon_deg,
-      heading_deg=shot.heading_deg,
-      altitude_m=shot.altitude_m,
-      frame=shot.frame,
-    )
+    yield _record(shot, place, f'{folder}/{place:04d}/{shot.name}.jpg')
+
+
+def _pairs(plan: Any) -> dict[str, list[base.Job]]:
+  from data_builders.rendered_city import pairs
+
+  return {
+    split: [
+      base.Job(size=1, make=functools.partial(make_pair, plan, place, view))
+      for place in plan.places(part)
+    ]
+    for part, splits in pairs.SPLITS.items()
+    for view, split in splits.items()
+  }
+
+
+def _tiles(plan: Any) -> dict[str, list[base.Job]]:
+  from data_builders.rendered_city import tiles
+
+  return {
+    view: [
+      base.Job(
+        size=tiles.count(plan, area, view),
+        make=functools.partial(make_tiles, plan, area, view),
+      )
+      for area in plan.areas('all')
+      if tiles.count(plan, area, view)
+    ]
+    for view in tiles.VIEWS
+  }
+
+
+def make_pair(plan: Any, place: int, view: str) -> Iterator[dict[str, Any]]:
+  """The record of one view of a pair.
+
+  Args:
+    plan: pairs.Plan.
+    place: of the plan.
+    view: of pairs.VIEWS.
+  """
+  from data_builders.rendered_city import pairs
+
+  shot = pairs.take(plan, place, view)
+  yield _record(shot, place, f'{view}/{shot.name}.jpg')
+
+
+def make_tiles(plan: Any, area: int, view: str) -> Iterator[dict[str, Any]]:
+  """The records of one view of an area.
+
+  Args:
+    plan: tiles.Plan.
+    area: of the plan.
+    view: of tiles.VIEWS.
+  """
+  from data_builders.rendered_city import tiles
+
+  for place, path, shot in tiles.take(plan, area, view):
+    yield _record(shot, place, path)
+
+
+def _record(shot: Any, place: int, path: str) -> dict[str, Any]:
+  return base.record(
+    shot.jpeg,
+    place=place,
+    path=path,
+    latlon_deg=shot.latlon_deg,
+    heading_deg=shot.heading_deg,
+    altitude_m=shot.altitude_m,
+    frame=shot.frame,
+  )

@@ -6,32 +6,18 @@ any order, and one place never depends on another.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 
-from data_builders.rendered_city import (
-  cameras,
-  cars,
-  conditions,
-  heights,
-  render,
-)
+from data_builders.rendered_city import cameras, conditions, studio
 from data_builders.rendered_city import scene as sc
 
 VIEWS = (
   'satellite', 'drone', 'street', 'panorama', 'video30', 'video45',
 )  # fmt: skip
 SATELLITE_HALF_M = 64.0
-FIRST_TEST_PLACE = 5000
-# A frame of its own in the open Pacific, so that nobody takes it for a city.
-_TRAIN_ORIGIN_DEG = (12.0, -150.0)
-_TEST_ORIGIN_DEG = (14.0, -150.0)
-_PLACE_SPACING_M = 500.0
-_PLACES_PER_ROW = 32
-_METRES_PER_DEG = 111_320.0
+FIRST_TEST_PLACE = studio.FIRST_TEST_PLACE
 _EYE_M = 1.8
 
 
@@ -67,11 +53,7 @@ class Plan:
   oversample: int = 2
 
   def __post_init__(self):
-    if self.train_places > FIRST_TEST_PLACE:
-      raise ValueError(
-        f'train_places is {self.train_places}, at most {FIRST_TEST_PLACE}: '
-        'test places are numbered from there'
-      )
+    studio.check_train_places('train_places', self.train_places)
     for name in ('train_drone', 'test_drone'):
       if not 0 <= getattr(self, name) <= cameras.SPIRAL_VIEWS:
         raise ValueError(
@@ -108,41 +90,9 @@ class Plan:
     }[view]
 
 
-@dataclasses.dataclass(frozen=True)
-class Shot:
-  """One picture and what is known about it.
-
-  Attributes:
-    jpeg: the file.
-    name: of the file.
-    latlon_deg: what the picture is of: the point of the ground in its centre
-      (satellite, drone, video), or where the camera stands (street,
-      panorama).
-    heading_deg: of the camera, clockwise from north.
-    altitude_m: of the camera above the ground.
-    frame: number in the flight or the video from 1, as in the name; else -1.
-  """
-
-  jpeg: bytes
-  name: str
-  latlon_deg: tuple[float, float]
-  heading_deg: float
-  altitude_m: float
-  frame: int
-
-
-def latlon_deg(place: int, east_m: float, north_m: float) -> tuple:
-  """Where a point near a place is, in degrees."""
-  test = place >= FIRST_TEST_PLACE
-  lat, lon = _TEST_ORIGIN_DEG if test else _TRAIN_ORIGIN_DEG
-  index = place - FIRST_TEST_PLACE if test else place
-  east = east_m + _PLACE_SPACING_M * (index % _PLACES_PER_ROW)
-  north = north_m + _PLACE_SPACING_M * (index // _PLACES_PER_ROW)
-  shrink = math.cos(math.radians(lat))
-  return lat + north / _METRES_PER_DEG, lon + east / (_METRES_PER_DEG * shrink)
-
-
-def take(plan: Plan, place: int, view: str, count: int) -> Iterator[Shot]:
+def take(
+  plan: Plan, place: int, view: str, count: int
+) -> Iterator[studio.Shot]:
   """Pictures of one place from one view, in order.
 
   Raises:
@@ -150,8 +100,7 @@ def take(plan: Plan, place: int, view: str, count: int) -> Iterator[Shot]:
   """
   if view not in VIEWS:
     raise ValueError(f'no view {view!r}; there are {VIEWS}')
-  world = _scene(plan.seed, place)
-  height_maps = _heights(plan.seed, place)
+  world = studio.scene(plan.seed, place)
   camera_of = {
     'satellite': _satellite,
     'drone': _drone,
@@ -177,40 +126,13 @@ def take(plan: Plan, place: int, view: str, count: int) -> Iterator[Shot]:
       hour_rng = np.random.default_rng([*key, 1, hour])
       weather = conditions.draw(hour_rng, view)
       ground = camera.altitude_m < 20
-      busy = cars.with_cars(world, hour_rng, eye=camera.eye if ground else None)
-      place_then = render.Hour(busy, height_maps, weather.sun)
-    picture = render.picture(
-      place_then, camera, conditions.another_frame(weather, rng),
-      size_hw=size_hw,
-      oversample=plan.oversample,
+      then = studio.hour(
+        plan.seed, place, weather, hour_rng, eye=camera.eye if ground else None
+      )
+    yield studio.take(
+      then, camera, weather, rng, size_hw=size_hw, oversample=plan.oversample,
+      name=name, latlon_deg=studio.latlon_deg(place, *centre), frame=frame,
     )  # fmt: skip
-    yield Shot(
-      jpeg=_jpeg(np.asarray(picture), quality=int(rng.integers(86, 96))),
-      name=name,
-      latlon_deg=latlon_deg(place, *centre),
-      heading_deg=camera.heading_deg,
-      altitude_m=camera.altitude_m,
-      frame=frame,
-    )
-
-
-# One place is asked for by every view in turn; its world is small, its height
-# map is not.
-_scene = functools.lru_cache(maxsize=1024)(sc.make)
-
-
-@functools.lru_cache(maxsize=2)
-def _heights(seed, place):
-  return heights.make(_scene(seed, place))
-
-
-def _jpeg(picture, *, quality):
-  done, encoded = cv2.imencode(
-    '.jpg', picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]
-  )
-  if not done:
-    raise ValueError(f'cv2 cannot encode a picture of {picture.shape}')
-  return encoded.tobytes()
 
 
 # Each returns camera, file name, frame, hour (pictures of one hour share sun,
