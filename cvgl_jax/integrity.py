@@ -120,11 +120,11 @@ def array_checksum(x: jax.Array) -> jax.Array:
 
 
 def _of_arrays(tree: Any) -> dict[str, int]:
-  # One program for each shape: a network has few of them.
-  sums = {
-    '/'.join(path): array_checksum(x) for path, x in by_path(tree).items()
+  # One program for each shape: a network has few of them. One at a time: CPU
+  # processes that sum sharded arrays in several programs at once can lock up.
+  return {
+    '/'.join(path): int(array_checksum(x)) for path, x in by_path(tree).items()
   }
-  return {path: int(x) for path, x in jax.device_get(sums).items()}
 
 
 def _of_json(value: Any) -> int:

@@ -71,7 +71,7 @@ def stream(
   gallery: features.Rows, *, chunk: int, mesh: jax.sharding.Mesh | None = None
 ) -> Placed:
   """A gallery whose chunks go to the devices when they are searched."""
-  mesh = mesh or sharding.make_mesh(jax.devices()[:1])
+  mesh = mesh or sharding.make_mesh(jax.local_devices()[:1])
   chunk = min(chunk, -(-len(gallery) // mesh.size))
   features.check_row_numbers(gallery, spare=chunk * mesh.size)
   return Placed(gallery, mesh, chunk)
