@@ -9,7 +9,8 @@ fields are hyper-parameters, its functions the whole interface:
   embed_raw(variables, images, view) -> [B, D] float32, before normalisation
   label(path) -> name of the optimiser group of a parameter
 
-and, where the loss acts on features that can be computed in micro-batches,
+and, where the loss acts on features that can be computed in micro-batches (then
+`FromFeatures` has `loss` and `embed`),
 
   features(params, mutable, batch, rng) -> (features, mutable)
   loss_from_features(params, features, batch, step) -> (scalar, metrics)
@@ -87,6 +88,30 @@ def choose(networks: Mapping[str, str], view: str) -> str:
       f'no network for view {view!r}: the method embeds {tuple(networks)}'
     )
   return networks[view]
+
+
+class FromFeatures:
+  """`loss` and `embed` of a method that defines `features`,
+  `loss_from_features` and `embed_raw`."""
+
+  def loss(
+    self,
+    params: Any,
+    mutable: Mapping[str, Any],
+    batch: Mapping[str, Any],
+    rng: jax.Array,
+    step: jax.Array,
+  ) -> tuple[jax.Array, Aux]:
+    """The training loss of one batch; the formula is in the method's module."""
+    features, mutable = self.features(params, mutable, batch, rng)
+    loss, metrics = self.loss_from_features(params, features, batch, step)
+    return loss, Aux(mutable, metrics, embeddings(features))
+
+  def embed(
+    self, variables: Mapping[str, Any], images: jax.Array, view: str
+  ) -> jax.Array:
+    """As `embed_raw`, scaled to unit norm."""
+    return pairs.l2_normalize(self.embed_raw(variables, images, view))
 
 
 def load_pretrained(

@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvgl_jax.losses import cross_view, pairs
+from cvgl_jax.losses import cross_view
 from cvgl_jax.methods import contract
 from cvgl_jax.models import (
   convnext,
@@ -53,7 +53,7 @@ DTYPES = ('float32', 'bfloat16')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Method:
+class Method(contract.FromFeatures):
   """FRGeo; defaults are those of the published runs.
 
   Attributes:
@@ -188,20 +188,6 @@ class Method:
     metrics = {'similarity/positive': positive, 'similarity/negative': negative}
     return loss, metrics
 
-  def loss(
-    self,
-    params: Any,
-    mutable: Mapping[str, Any],
-    batch: Mapping[str, Any],
-    rng: jax.Array,
-    step: jax.Array,
-  ) -> tuple[jax.Array, contract.Aux]:
-    """The training loss of one batch; see the module's formula."""
-    features, mutable = self.features(params, mutable, batch, rng)
-    loss, metrics = self.loss_from_features(params, features, batch, step)
-    embeddings = contract.embeddings(features)
-    return loss, contract.Aux(mutable, metrics, embeddings)
-
   def embed_raw(
     self, variables: Mapping[str, Any], images: jax.Array, view: str
   ) -> jax.Array:
@@ -220,12 +206,6 @@ class Method:
       layers.normalize_image(images),
       cut=self._cut(view),
     )
-
-  def embed(
-    self, variables: Mapping[str, Any], images: jax.Array, view: str
-  ) -> jax.Array:
-    """As `embed_raw`, scaled to unit norm."""
-    return pairs.l2_normalize(self.embed_raw(variables, images, view))
 
   def layout(self, view: str, picture_hw: tuple[int, int]) -> np.ndarray | None:
     """The part, 1 ... 4, of every cell of a picture, int32 [h, w]; for figures.

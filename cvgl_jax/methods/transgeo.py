@@ -37,7 +37,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from cvgl_jax.losses import cross_view, pairs
+from cvgl_jax.losses import cross_view
 from cvgl_jax.methods import contract
 from cvgl_jax.models import layers, named_networks, vit, zoom_weights
 
@@ -48,7 +48,7 @@ DTYPES = ('float32', 'bfloat16')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Method:
+class Method(contract.FromFeatures):
   """TransGeo; defaults are those of the published runs on CVUSA.
 
   Attributes:
@@ -207,20 +207,6 @@ class Method:
     metrics = {'similarity/positive': positive, 'similarity/negative': negative}
     return loss, metrics
 
-  def loss(
-    self,
-    params: Any,
-    mutable: Mapping[str, Any],
-    batch: Mapping[str, Any],
-    rng: jax.Array,
-    step: jax.Array,
-  ) -> tuple[jax.Array, contract.Aux]:
-    """The training loss of one batch; see the module's formula."""
-    features, mutable = self.features(params, mutable, batch, rng)
-    loss, metrics = self.loss_from_features(params, features, batch, step)
-    embeddings = contract.embeddings(features)
-    return loss, contract.Aux(mutable, metrics, embeddings)
-
   def embed_raw(
     self, variables: Mapping[str, Any], images: jax.Array, view: str
   ) -> jax.Array:
@@ -234,12 +220,6 @@ class Method:
     """
     exact = dataclasses.replace(self, dtype='float32')
     return exact._forward(variables, layers.normalize_image(images), view)
-
-  def embed(
-    self, variables: Mapping[str, Any], images: jax.Array, view: str
-  ) -> jax.Array:
-    """As `embed_raw`, scaled to unit norm."""
-    return pairs.l2_normalize(self.embed_raw(variables, images, view))
 
   def kept_patches(
     self, variables: Mapping[str, Any], x: jax.Array

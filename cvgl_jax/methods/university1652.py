@@ -39,7 +39,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvgl_jax.losses import classification, metric, pairs
+from cvgl_jax.losses import classification, metric
 from cvgl_jax.methods import contract
 from cvgl_jax.models import backbones, layers, view_network, view_weights
 
@@ -52,7 +52,7 @@ DTYPES = ('float32', 'bfloat16')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Method:
+class Method(contract.FromFeatures):
   """The baseline; defaults are those of the reference's command line.
 
   Attributes:
@@ -273,23 +273,6 @@ class Method:
       loss = loss + weight * metrics[name]
     return loss, metrics
 
-  def loss(
-    self,
-    params: Any,
-    mutable: Mapping[str, Any],
-    batch: Mapping[str, Any],
-    rng: jax.Array,
-    step: jax.Array,
-  ) -> tuple[jax.Array, contract.Aux]:
-    """The training loss of one batch; see the module's formula."""
-    features, mutable = self.features(params, mutable, batch, rng)
-    loss, metrics = self.loss_from_features(params, features, batch, step)
-    embeddings = {
-      view: jax.lax.stop_gradient(pairs.l2_normalize(f))
-      for view, f in features.items()
-    }
-    return loss, contract.Aux(mutable, metrics, embeddings)
-
   def embed_raw(
     self, variables: Mapping[str, Any], images: jax.Array, view: str
   ) -> jax.Array:
@@ -311,12 +294,6 @@ class Method:
       train=False,
       method='features',
     )
-
-  def embed(
-    self, variables: Mapping[str, Any], images: jax.Array, view: str
-  ) -> jax.Array:
-    """As `embed_raw`, scaled to unit norm."""
-    return pairs.l2_normalize(self.embed_raw(variables, images, view))
 
   def label(self, path: str) -> str:
     """'classifier' for the head and its prototypes, else 'backbone'."""
