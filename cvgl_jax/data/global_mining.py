@@ -52,7 +52,8 @@ class GlobalMining:
     bank_dtype: of the features in the train state.
 
   Differs: what an incomplete last batch leaves out changes with the epoch
-  ('published': it is always the same pairs, which are no seeds then); where
+  ('published': it is always the same pairs, which are no seeds then); a query
+  that was not seen yet has no hard references (published: the last ones); where
   nothing hard fits, something else is picked (published: never ends).
   """
 
@@ -109,12 +110,17 @@ class GlobalMining:
     tiles = relations.tiles(splits, self.views)
     pool = np.array(self._draws(tiles, batch_size, seed, epoch)[2], np.int32)
     query, reference = self.views
-    found = neighbours_lib.most_similar(
-      features(query, None),
-      features(reference, tiles.reference[pool]),
-      k=self.hardest,
-      ties='higher',  # as published: of a stable ascending sort the end
-    )
+    asking = features(query, None)
+    # What was not seen yet looks like nothing; published: like the last rows.
+    seen = asking.any(axis=1) | (self.order == 'published')
+    found = np.full((len(asking), self.hardest), -1, np.int32)
+    if seen.any():
+      found[seen] = neighbours_lib.most_similar(
+        asking if seen.all() else asking[seen],
+        features(reference, tiles.reference[pool]),
+        k=self.hardest,
+        ties='higher',  # as published: of a stable ascending sort the end
+      )
     return np.where(found >= 0, pool[found], -1)
 
   def steps_per_epoch(self, splits: Mapping[str, Any], batch_size: int) -> int:

@@ -68,17 +68,15 @@ class Block(nn.Module):
       (channels,),
       jnp.float32,
     )
-    y = (
-      y
-      * gamma.astype(jnp.promote_types(y.dtype, self.dtype or y.dtype))[
-        None, None, None
-      ]
-    )
+    # The sum is float32, as under torch's automatic mixed precision: bfloat16
+    # would drop what is small beside x.
+    wide = jnp.promote_types(y.dtype, jnp.float32)
+    y = y.astype(wide) * gamma.astype(wide)[None, None, None]
     # One draw for a whole picture; what is left is scaled by 1 / (1 - rate).
     y = nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3))(
       y, deterministic=not train
     )
-    return x.astype(y.dtype) + y
+    return x.astype(wide) + y
 
 
 class ConvNeXt(nn.Module):
@@ -90,7 +88,7 @@ class ConvNeXt(nn.Module):
     drop_path: rate of stochastic depth of the last block; it rises linearly
       from 0 at the first one. Draws from the random stream 'dropout'.
     dtype: of products and activations; None follows the input. Parameters,
-      statistics of norms and pooled features stay float32.
+      statistics of norms, the sums of blocks and pooled features stay float32.
     remat: recompute every block in the backward pass instead of storing it.
     layer_scale: initial value of every gamma.
     pool: '' returns the feature map, on which no norm has been applied yet;
@@ -116,7 +114,7 @@ class ConvNeXt(nn.Module):
       train: stochastic depth.
 
     Returns:
-      The feature map [B, H // 32, W // 32, C] of type `dtype`, or the pooled
+      The feature map [B, H // 32, W // 32, C], float32, or the pooled
       and normalised features [B, C], float32.
 
     Raises:

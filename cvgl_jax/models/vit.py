@@ -229,6 +229,8 @@ class DistilledViT(nn.Module):
     )(x)
     batch, height, width, _ = patches.shape
     patches = einops.rearrange(patches, 'b h w d -> b (h w) d')
+    # Tokens, to which every block adds, are float32 in mixed precision too.
+    patches = patches.astype(jnp.promote_types(patches.dtype, jnp.float32))
     number = SPECIAL_TOKENS + height * width
     if self.has_variable('params', 'pos_embed'):
       known = self.get_variable('params', 'pos_embed').shape[1]

@@ -207,6 +207,25 @@ def test_the_pool_limits_what_is_picked():
   assert rows.shape == (12, 16, 2)  # other items where nothing hard is left
 
 
+@pytest.mark.parametrize('unseen', [slice(0, 60), slice(None)])
+def test_a_query_that_was_not_seen_has_no_hard_references(unseen):
+  splits = overlapping()
+
+  def get(view, rows):
+    x = features(view, None, splits=splits)
+    if view == 'panorama':
+      x[unseen] = 0
+    return x if rows is None else x[rows]
+
+  options = {'batch_size': 16, 'seed': 0, 'epoch': 1}
+  found = GLOBAL(hardest=20).find_neighbours(splits, get, **options)
+  is_unseen = np.zeros(len(found), bool)
+  is_unseen[unseen] = True
+  assert (found[is_unseen] == -1).all() and (found[~is_unseen] >= 0).all()
+  rows = GLOBAL(hardest=20).rows(splits, neighbours=found, **options)
+  assert all(len(np.unique(batch[:, 1])) == 16 for batch in rows)
+
+
 def test_tiles_of_several_panoramas_come_twice_and_show_all_in_turn():
   splits = overlapping()
   tiles = relations.tiles(splits, VIEWS)
