@@ -68,6 +68,12 @@ def load_config(args: argparse.Namespace, rest: list[str]) -> dict:
     config = values.config
   except Exception as error:
     message = error.args[0] if error.args else error
+    # ml_collections puts a traceback around what a recipe says.
+    if 'Error whilst parsing config file' in str(message):
+      reason = error
+      while reason.__context__ is not None:
+        reason = reason.__context__
+      message = reason if isinstance(reason, ValueError) else message
     raise ValueError(
       f'{" ".join(argv[1:])}: {message} (keys: the recipe)'
     ) from error

@@ -10,7 +10,8 @@ Source: zqwlearning/FRGeo-Code, README.md and train.py: batch 32 on two GPUs,
 each with the loss of its own half (`method.loss_groups`), ASAM with rho 2.5 over
 AdamW, learning rate 1e-4, cosine, 50 epochs, mining. float32 throughout; on a
 GPU --config.method.dtype=bfloat16 is faster. The best epoch is picked on the
-test split, as in the release.
+test split, as in the release, and is what `evaluate` takes; the `-e` of the
+release evaluates the last epoch: --checkpoint=latest.
 
 A released checkpoint: main.py evaluate --checkpoint=init with
 --config.init.weights=model_best.pth.tar. Panoramas of unknown orientation and a
@@ -18,6 +19,7 @@ field of view of 90 degrees: --config=configs/frgeo_cvusa.py:fov90 (360 keeps
 the whole panorama).
 """
 
+import difflib
 import re
 
 from configs import base, university1652
@@ -42,7 +44,8 @@ def get_config(options: str = ''):
     'backbone': 'convnext_tiny',
     'backbone_width': 64,
     'pool': 'frm',  # 'avg': the plain average of the whole map
-    'frm_branch': 'view',  # 'shape': as released, square maps are satellite's
+    # 'shape': as released, square maps are satellite's; for data.polar_size
+    'frm_branch': 'view',
     'criterion': 'weighted_tuple',  # 'soft_triplet'
     'alpha': 10.0,
     'loss_groups': 2,  # 1: all pairs of the batch meet
@@ -62,7 +65,7 @@ def get_config(options: str = ''):
       SOURCE, {'R@1': 97.06, 'R@5': 99.25, 'R@10': 99.47, 'R@1%': 99.85}
     )
   }
-  limit_view(config, options)
+  take_options(config, options)
   return config
 
 
@@ -180,14 +183,32 @@ def task(source='', published=None, **changes):
   return section | changes
 
 
-def limit_view(config, options):
-  """Takes the option 'fov<degrees>'; '' is none."""
-  if not options:
-    return
-  found = re.fullmatch(r'fov(\d+)', options)
-  if not found or not 0 < int(found[1]) <= 360:
-    raise ValueError(
-      f"unknown option {options!r}; expected 'fov' and degrees up to 360, such "
-      "as 'fov90'"
-    )
-  config.data.fov_deg = float(found[1])
+def take_options(config, options, *known):
+  """Takes the option 'fov<degrees>'; returns which of the others are given.
+
+  Args:
+    config: its field of view is set.
+    options: names joined by '+'; '' is none.
+    *known: the names that there are beside 'fov<degrees>'.
+
+  Raises:
+    ValueError: an unknown name (says the nearest), or one given twice.
+  """
+  names = options.split('+') if options else []
+  views = []
+  for name in names:
+    found = re.fullmatch(r'fov(\d+)', name)
+    if found and 0 < int(found[1]) <= 360:
+      views.append(name)
+      config.data.fov_deg = float(found[1])
+    elif name not in known:
+      near = difflib.get_close_matches(name, (*known, 'fov90'), n=1)
+      hint = f'did you mean {near[0]!r}? ' if near else ''
+      raise ValueError(
+        f'unknown option {name!r}; {hint}expected some of '
+        f"{[*known, 'fov<degrees>']}, with 1 to 360 degrees, joined by '+'"
+      )
+  chosen = set(names).difference(views)
+  if len(views) > 1 or len(names) > len(chosen) + len(views):
+    raise ValueError(f'options {options!r}: one is repeated; give it once')
+  return chosen

@@ -5,7 +5,7 @@
     --workdir=runs/frgeo_vigor_cross
 
 Published: R@1 37.54, R@5 59.58, R@10 67.34, R@1% 94.28, hit rate 40.66. Options
-as of configs/frgeo_vigor_same.py.
+and the choice of the epoch as of configs/frgeo_vigor_same.py.
 
 Source: zqwlearning/FRGeo-Code, the settings of configs/frgeo_vigor_same.py.
 """

@@ -10,7 +10,8 @@ Limited fields of view: ':fov180', ':corrected+fov180'.
 
 Source: zqwlearning/FRGeo-Code, the settings of configs/frgeo_cvusa.py but for
 batch 16 and learning rate 5e-5. The released loop cannot train on VIGOR (its
-loader returns one value too many).
+loader returns one value too many). The best epoch is picked on the test split;
+the `-e` of the release evaluates the last one: --checkpoint=latest.
 """
 
 from configs import frgeo_cvusa
@@ -37,22 +38,17 @@ def get_config(options: str = ''):
 def recipe(protocol, published, options):
   """FRGeo on one protocol of VIGOR."""
   config = frgeo_cvusa.get_config()
-  protocol, options = labels(protocol, options)
-  frgeo_cvusa.vigor(config, protocol, **SIZES)
+  chosen = frgeo_cvusa.take_options(config, options, 'corrected')
+  frgeo_cvusa.vigor(config, labels(protocol, chosen), **SIZES)
   config.optim.lr = 5e-5
   config.train.batch_size = 16
   config.evals = {'panorama_to_satellite': task(frgeo_cvusa.SOURCE, published)}
-  frgeo_cvusa.limit_view(config, options)
   return config
 
 
-def labels(protocol, options):
-  """(name of the data set, other options): takes the option 'corrected'."""
-  names = options.split('+') if options else []
-  if 'corrected' in names:
-    names.remove('corrected')
-    protocol += '_corrected'
-  return protocol, '+'.join(names)
+def labels(protocol, chosen):
+  """The protocol with the labels that the chosen options say."""
+  return f'{protocol}_corrected' if 'corrected' in chosen else protocol
 
 
 def task(source, published):

@@ -9,11 +9,13 @@ Published: R@1 98.68, R@5 99.68, R@10 99.78, R@1% 99.87.
 Source: Skyy93/Sample4Geo, `train_cvusa.py` (batch 128 on four GPUs, all
 negatives meet); bfloat16 stands for its float16. Less memory:
 --config.train.micro_batches=4 (exact) or --config.method.remat=True. Numbers:
-list of layumi/University1652-Baseline.
+list of layumi/University1652-Baseline. The best epoch is picked on the test
+split, as in the release.
 
 A released checkpoint: main.py evaluate --checkpoint=init with
 --config.init.weights=weights_e40_98.6830.pth. No decay of biases
-(`decay_exclue_bias`): --config.optim.no_decay="('bias',)".
+(`decay_exclue_bias`): --config.optim.no_decay="('bias',)". A field of view of 90
+degrees: --config=configs/sample4geo_cvusa.py:fov90.
 """
 
 from configs import base, frgeo_cvusa
@@ -22,8 +24,12 @@ SOURCE = 'layumi/University1652-Baseline, State-of-the-art/README.md'
 IMAGENET = 'hf:timm/convnext_base.fb_in22k_ft_in1k_384/model.safetensors'
 
 
-def get_config():
-  """The published recipe."""
+def get_config(options: str = ''):
+  """The published recipe.
+
+  Args:
+    options: '' or 'fov' and degrees, such as 'fov90'.
+  """
   config = base.base()
   config.seed = 42
   frgeo_cvusa.cvusa(config, panorama=(140, 768), satellite=(384, 384))
@@ -35,6 +41,7 @@ def get_config():
       SOURCE, {'R@1': 98.68, 'R@5': 99.68, 'R@10': 99.78, 'R@1%': 99.87}
     )
   }
+  frgeo_cvusa.take_options(config, options)
   return config
 
 

@@ -4,8 +4,8 @@
   python main.py train --config=configs/sample4geo_vigor_cross.py \\
     --workdir=runs/sample4geo_vigor_cross
 
-Published: R@1 61.09 (name of the released checkpoint). Options as of
-configs/sample4geo_vigor_same.py.
+Published: R@1 61.09 (name of the released checkpoint). Options and the choice
+of the epoch as of configs/sample4geo_vigor_same.py.
 
 Source: Skyy93/Sample4Geo, `train_vigor.py`; see configs/sample4geo_cvusa.py.
 """

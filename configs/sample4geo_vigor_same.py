@@ -5,10 +5,13 @@
     --workdir=runs/sample4geo_vigor_same
 
 Published: R@1 77.86 (name of the released checkpoint). With the labels corrected
-by SliceMatch: ':corrected'. Semi-positives are negatives in the loss, as
-published; --config.plan.exclude_overlaps=True keeps them out of a batch. Rows
-cut off top and bottom (`ground_cutting` c): --config.data.cut_rows.panorama=c
-with --config.data.view_sizes.panorama='(h, 768)', h = int((1024 - 2 c) * 0.375).
+by SliceMatch: ':corrected'; a limited field of view: ':fov90'. The best epoch is
+picked on the test split, as in the release.
+
+Semi-positives are negatives in the loss, as published;
+--config.plan.exclude_overlaps=True keeps them out of a batch. Rows cut off top
+and bottom (`ground_cutting` c): --config.data.cut_rows.panorama=c with
+--config.data.view_sizes.panorama='(h, 768)', h = int((1024 - 2 c) * 0.375).
 
 Source: Skyy93/Sample4Geo, `train_vigor.py`; see configs/sample4geo_cvusa.py.
 """
@@ -31,11 +34,11 @@ def recipe(protocol, published, options):
   """Sample4Geo on one protocol of VIGOR."""
   config = sample4geo_cvusa.get_config()
   config.seed = 1
-  protocol, options = frgeo_vigor_same.labels(protocol, options)
-  frgeo_cvusa.vigor(config, protocol, panorama=(384, 768), satellite=(384, 384))
+  chosen = frgeo_cvusa.take_options(config, options, 'corrected')
+  labels = frgeo_vigor_same.labels(protocol, chosen)
+  frgeo_cvusa.vigor(config, labels, panorama=(384, 768), satellite=(384, 384))
   config.data.cut_rows = {'panorama': 0}
   config.evals = {
     'panorama_to_satellite': frgeo_vigor_same.task(SOURCE, published)
   }
-  frgeo_cvusa.limit_view(config, options)
   return config

@@ -11,13 +11,16 @@ Published (stage 2): R@1 94.08, R@5 98.36, R@10 99.04, R@1% 99.77.
 Source: Jeff-Zilence/TransGeo2022: batch 32 on one GPU, ASAM with rho 2.5 over
 AdamW, learning rate 1e-4, cosine, 100 epochs, mining; then satellite pictures of
 320 pixels, learning rate 1e-5, 50 epochs. Numbers: list of
-layumi/University1652-Baseline.
+layumi/University1652-Baseline. The best epoch is picked on the test split, as in
+the release.
 
 Stage 2 starts from the best checkpoint of runs/transgeo_cvusa; elsewhere:
 --config.init.workdir=RUN, or --config.init.workdir= with a released checkpoint of
 stage 1 as --config.init.weights=FILE. To evaluate a released checkpoint of stage
 2, --config.method.teacher_weights=FILE names its stage 1, which knows where to
-look. A field of view of 90 degrees: ':fov90', ':stage2+fov90'.
+look. A field of view of 90 degrees: ':fov90', then ':stage2+fov90', which starts
+from runs/transgeo_cvusa_fov90. Both stages must have the same options: stage 2
+refuses a run on other pictures.
 """
 
 from configs import base, frgeo_cvusa
@@ -40,12 +43,8 @@ def get_config(options: str = ''):
       SOURCE, {'R@1': 94.08, 'R@5': 98.36, 'R@10': 99.04, 'R@1%': 99.77}
     )
   }
-  frgeo_cvusa.limit_view(
-    config,
-    second_stage(
-      config, options, satellite=(320, 320), first='runs/transgeo_cvusa'
-    ),
-  )
+  if 'stage2' in frgeo_cvusa.take_options(config, options, 'stage2'):
+    second_stage(config, satellite=(320, 320), first='runs/transgeo_cvusa')
   return config
 
 
@@ -78,22 +77,19 @@ def common(config):
   frgeo_cvusa.every_epoch(config)
 
 
-def second_stage(config, options, *, satellite, first):
-  """Takes the option 'stage2'; returns the others.
+def second_stage(config, *, satellite, first):
+  """Makes the second stage out of the first.
 
   Args:
-    config: of stage 1, changed in place.
-    options: names joined by '+'.
+    config: of stage 1 with its options, changed in place.
     satellite: (height, width) of its pictures.
-    first: workdir of stage 1.
+    first: workdir of stage 1, but for the field of view.
   """
-  names = options.split('+') if options else []
-  if 'stage2' in names:
-    names.remove('stage2')
-    config.method.stage = 2
-    config.data.view_sizes['satellite'] = satellite
-    config.init.weights = ''
-    config.init.workdir = first
-    config.optim.lr *= 0.1
-    config.train.epochs = 50
-  return '+'.join(names)
+  config.method.stage = 2
+  config.data.view_sizes['satellite'] = satellite
+  config.init.weights = ''
+  config.init.workdir = first
+  if config.data.fov_deg:
+    config.init.workdir += f'_fov{config.data.fov_deg:g}'
+  config.optim.lr *= 0.1
+  config.train.epochs = 50

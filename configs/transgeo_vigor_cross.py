@@ -6,8 +6,9 @@
   python main.py train --config=configs/transgeo_vigor_cross.py:stage2 \\
     --workdir=runs/transgeo_vigor_cross_2
 
-Options as of configs/transgeo_vigor_same.py. Published numbers are in the paper
-and not repeated here: they were not checked.
+Options, which both stages must share, and the choice of the epoch as of
+configs/transgeo_vigor_same.py. Published numbers are in the paper and not
+repeated here: they were not checked.
 
 Source: Jeff-Zilence/TransGeo2022, the settings of configs/transgeo_vigor_same.py.
 """

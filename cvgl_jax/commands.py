@@ -78,8 +78,9 @@ def evaluate(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
 def embed(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
   """Write the features of whole splits to features/ of --workdir.
 
-  float32 [pictures, dimension], unit norm. As <split>.npy and <split>.csv
-  (place, path and coordinates row by row); or with --format of a query split
+  float32 [pictures, dimension], unit norm, mirrored and scaled as the entry of
+  config.evals that reads the split does. As <split>.npy and <split>.csv (place,
+  path and coordinates row by row); or with --format of a query split
   and a gallery split as the published PyTorch code writes them, for its
   evaluators. `main.py evaluate` reads all of these.
 

@@ -125,7 +125,13 @@ def embed(
 ) -> list[pathlib.Path]:
   """`main.py embed`: features of whole splits, for use elsewhere.
 
-  Float32 [N, D], unit norm; the picture and its mirror image summed, scale 1.
+  Float32 [N, D], unit norm, one row a picture. A split is embedded as the entry
+  of `config.evals` that reads it does: branch, mirror image, scales. An entry on
+  the run's own data goes before one on other `data_names`, and one that reads
+  all the splits before one that reads a part of them. A split that no entry
+  reads (of the training set) is embedded as those of the entries are, by the
+  branch of its own view; without any entry, with the mirror image, at scale 1.
+  Pictures of a place stay apart, whatever the entries merge.
 
   'npy' writes `features/<split>.npy` and `features/<split>.csv` (row, place,
   path, latitude, longitude). 'mat' and 'hdf5' write the files of the published
@@ -133,17 +139,22 @@ def embed(
   the gallery; two gallery splits make those for PLCD's diffusion.
 
   Raises:
-    ValueError: an unknown split; not two of them where that is needed, or the
-      gallery first.
+    ValueError: an unknown split; entries that embed it differently; not two
+      splits where that is needed, or the gallery first.
   """
   suffix = '' if file_format == 'npy' else _check_sides(file_format, splits)
   checked, embedder, _ = restored(config, workdir, which)
   folder = pathlib.Path(workdir) / 'features'
   opened = [experiment.open_split(checked, (), name) for name in splits]
+  evaluators, own = experiment.make_evaluators(checked), checked.data.names
+  options = [
+    _embedding(evaluators, split, own=tuple(own), splits=splits)
+    for split in opened
+  ]
   sides = {}
   written = []
-  for split in opened:
-    features = embedder(split)
+  for split, how in zip(opened, options, strict=True):
+    features = embedder(split, **how)
     if jax.process_index():
       continue
     if file_format != 'npy':
@@ -191,6 +202,66 @@ def describe(checked: settings.Settings) -> dict[str, Any]:
     'flops': {view: one.flops for view, one in costs.items()},
     'layouts': layouts,
   }
+
+
+def _embedding(
+  evaluators: Mapping[str, Any],
+  split: Any,
+  *,
+  own: tuple[str, ...],
+  splits: list[str],
+) -> dict[str, Any]:
+  """Options of the embedder for a split, from the evaluators; see `embed`.
+
+  Args:
+    evaluators: of the config.
+    split: the one to embed.
+    own: names of the run's own data sets.
+    splits: names of all that are embedded.
+
+  Raises:
+    ValueError: evaluators disagree; says in what, and how to make them agree.
+  """
+  readers = [
+    (name, side)
+    for name, evaluator in evaluators.items()
+    for side in ('query', 'gallery')
+    if getattr(evaluator, f'{side}_split') == split.name
+  ]
+  reads_own = lambda entry: tuple(entry.data_names) in ((), own)
+  reads_all = lambda entry: (
+    set(splits) <= {entry.query_split, entry.gallery_split}
+  )
+  for better in (reads_own, reads_all):
+    readers = [one for one in readers if better(evaluators[one[0]])] or readers
+  found = [
+    (name, side, evaluators[name].embedding(side)) for name, side in readers
+  ]
+  if not readers:
+    found = [
+      (name, 'query', evaluator.embedding('query') | {'view': None})
+      for name, evaluator in evaluators.items()
+    ]
+  if not found:
+    return {}
+  for _, _, options in found:
+    options['view'] = options['view'] or split.view
+  first, _, chosen = found[0]
+  for name, side, options in found[1:]:
+    for key, value in chosen.items():
+      if options[key] == value:
+        continue
+      field = f'{side}_view' if key == 'view' else key
+      raise ValueError(
+        f'{split.name}: config.evals.{first} and config.evals.{name} embed it '
+        f'differently, with {key} {value!r} and {options[key]!r}; make them '
+        f"agree for this command, such as by '--config.evals.{name}.{field}="
+        f"{value}'"
+      )
+  logging.info(
+    '%s: embedded as for config.evals.%s: %s', split.name, first, chosen
+  )
+  return chosen
 
 
 def _check_sides(file_format: str, splits: list[str]) -> str:

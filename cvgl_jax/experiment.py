@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from cvgl_jax import checkpoint, settings, sharding, strict
 from cvgl_jax.data import (
@@ -236,16 +237,17 @@ def variables_before_training(
   if init.weights:
     variables = contract.load_pretrained(method, variables, init.weights)
   if init.workdir:
-    variables = _from_run(method, variables, init.workdir)
+    variables = _from_run(method, variables, checked)
   return variables
 
 
-def _from_run(method: Any, variables: Any, workdir: str) -> Any:
-  """Variables of the best checkpoint of another run.
+def _from_run(method: Any, variables: Any, checked: settings.Settings) -> Any:
+  """Variables of the best checkpoint of the run `config.init.workdir`.
 
   A method with `variables_from_run` may continue a run whose variables have
   other shapes than its own; they are made after that run's config.
   """
+  workdir = checked.init.workdir
   step = checkpoint.choose(workdir, 'best')
   if not hasattr(method, 'variables_from_run'):
     shapes = jax.eval_shape(lambda: variables)
@@ -258,8 +260,39 @@ def _from_run(method: Any, variables: Any, workdir: str) -> Any:
       f'of {method.__module__.rpartition(".")[2]!r}'
     )
   shapes = init_shapes(make_method(other), other)
+  if shapes.keys() != variables.keys():  # not more of the same: a next stage
+    _check_same_pictures(checked.data, other.data, workdir)
   source = checkpoint.restore_variables(workdir, step, shapes)
   return method.variables_from_run(variables, source, where=workdir)
+
+
+def _check_same_pictures(
+  ours: settings.Data, theirs: settings.Data, workdir: str
+) -> None:
+  """A stage is of use to the next one on the pictures that it learnt from."""
+  keys = ('fov_deg', 'polar_size')
+  if ours.names == theirs.names:
+    keys += ('middle_half',)  # goes with the data set
+  else:
+    logging.warning(
+      'config.init.workdir: %s was trained on config.data.names %s, this stage '
+      'is on %s',
+      workdir,
+      theirs.names,
+      ours.names,
+    )
+  different = [
+    f'config.data.{key} is {getattr(theirs, key)!r} there and '
+    f'{getattr(ours, key)!r} here'
+    for key in keys
+    if getattr(ours, key) != getattr(theirs, key)
+  ]
+  if different:
+    raise ValueError(
+      f'config.init.workdir: {workdir} learnt from other pictures than this '
+      f'stage: {"; ".join(different)}. Train both stages with the same options, '
+      'or name the run of the matching first stage'
+    )
 
 
 def _without(section: Mapping, key: str, where: str) -> dict[str, Any]:
@@ -295,6 +328,9 @@ def _check_pictures(checked: settings.Settings, method: Any) -> None:
         f'config.data.{name}: is about {view} pictures, but the views of this '
         f'recipe are {list(views)}'
       )
+  if hasattr(method, 'check_pictures'):
+    sizes = network_sizes(checked, method.views)
+    method.check_pictures(sizes, polar=bool(data.polar_size))
 
 
 @contextlib.contextmanager

@@ -142,6 +142,14 @@ def test_the_command_line_takes_extra_tasks():
   assert config['evals']['drone_4k_to_satellite']['flip'] is False
 
 
+def test_what_a_recipe_says_of_its_options_comes_without_a_traceback():
+  config = '--config=configs/transgeo_cvact.py:stge2'
+  args = main.parser().parse_args(['train', '--workdir=none', config])
+  with pytest.raises(ValueError, match="did you mean 'stage2'") as caught:
+    main.load_config(args, [])
+  assert 'Traceback' not in str(caught.value)
+
+
 @pytest.mark.parametrize(
   ('change', 'message'),
   [

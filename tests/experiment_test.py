@@ -143,3 +143,21 @@ def test_an_augmentation_that_cannot_turn_a_picture_is_refused_at_once():
   made['augment'] = {'name': 'Sample4GeoTrain'}
   with pytest.raises(ValueError, match=r'config\.augment: rotate_p: .*32x40'):
     experiment.check(made)
+
+
+def test_a_method_sees_the_sizes_that_its_network_gets(monkeypatch):
+  seen = []
+
+  def check_pictures(self, sizes, *, polar):
+    seen.append((sizes, polar))
+    if polar:
+      raise ValueError('config.data.polar_size: not for this method')
+
+  monkeypatch.setattr(
+    university1652.Method, 'check_pictures', check_pictures, raising=False
+  )
+  experiment.check(config(view_sizes={'drone': (16, 24)}))
+  assert seen == [({'satellite': (32, 32), 'drone': (16, 24)}, False)]
+  with pytest.raises(ValueError, match='not for this method'):
+    experiment.check(config(polar_size=(8, 32)))
+  assert seen[-1] == ({'satellite': (8, 32), 'drone': (32, 32)}, True)

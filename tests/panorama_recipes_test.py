@@ -129,6 +129,7 @@ def test_the_second_stage_of_transgeo_zooms_at_a_tenth_of_the_rate(name):
     ('frgeo_vigor_cross', 'corrected+fov180', 320),
     ('transgeo_cvusa', 'stage2+fov90', 154),
     ('sample4geo_vigor_same', 'fov360', 768),
+    ('sample4geo_cvusa', 'fov90', 192),
   ],
 )
 def test_a_limited_view_makes_the_panorama_narrower(name, options, width):
@@ -141,6 +142,22 @@ def test_a_limited_view_makes_the_panorama_narrower(name, options, width):
       checked(name, options.split('fov')[0].rstrip('+')), ('satellite',)
     )['satellite']
   )
+
+
+@pytest.mark.parametrize(
+  'name, options, first',
+  [
+    ('cvusa', 'stage2+fov90', 'cvusa_fov90'),
+    ('cvact', 'test+fov70+stage2', 'cvact_fov70'),
+    ('vigor_same', 'fov360+stage2+corrected', 'vigor_same_corrected_fov360'),
+    ('vigor_cross', 'stage2+corrected', 'vigor_cross_corrected'),
+  ],
+)
+def test_the_second_stage_looks_for_a_first_one_with_its_options(
+  name, options, first
+):
+  second = checked(f'transgeo_{name}', options)
+  assert second.init.workdir == f'runs/transgeo_{first}'
 
 
 @pytest.mark.parametrize('system', ['frgeo', 'transgeo', 'sample4geo'])
@@ -173,6 +190,7 @@ def test_recall_is_measured_by_the_rules_of_the_field(name):
 @pytest.mark.parametrize(
   'name, options',
   [
+    ('sample4geo_cvusa', 'corrected'),
     ('frgeo_cvusa', 'fov'),
     ('frgeo_cvusa', 'fov0'),
     ('frgeo_cvusa', 'fov361'),
@@ -183,5 +201,77 @@ def test_recall_is_measured_by_the_rules_of_the_field(name):
   ],
 )
 def test_an_unknown_option_is_refused(name, options):
-  with pytest.raises(ValueError, match=f"unknown option '{options}'; expected"):
+  with pytest.raises(ValueError, match=f"unknown option '{options}'; .*expect"):
     checked(name, options)
+
+
+@pytest.mark.parametrize(
+  'name, options, nearest, valid',
+  [
+    ('transgeo_cvact', 'fov90+stge2', 'stage2', ['stage2', 'test']),
+    ('frgeo_vigor_same', 'corected', 'corrected', ['corrected']),
+    ('transgeo_vigor_cross', 'stage2+corected', 'corrected', ['stage2']),
+    ('sample4geo_cvact', 'tset', 'test', ['test']),
+    ('sample4geo_cvusa', 'fvo90', 'fov90', []),
+  ],
+)
+def test_a_misspelt_option_gets_the_nearest_and_all(
+  name, options, nearest, valid
+):
+  with pytest.raises(ValueError) as error:
+    checked(name, options)
+  message = str(error.value)
+  assert f'did you mean {nearest!r}?' in message
+  assert all(repr(x) in message for x in (*valid, 'fov<degrees>'))
+
+
+@pytest.mark.parametrize('options', ['fov90+fov180', 'stage2+stage2'])
+def test_an_option_is_given_once(options):
+  with pytest.raises(ValueError, match='repeated'):
+    checked('transgeo_cvusa', options)
+
+
+POLAR = {'data.polar_size': (128, 512)}
+
+
+def changed(name, changes):
+  config = importlib.import_module(f'configs.{name}').get_config()
+  config.update_from_flattened_dict(changes)
+  return experiment.check(config.to_dict())
+
+
+@pytest.mark.parametrize(
+  'name, changes, advice',
+  [
+    ('frgeo_cvusa', {}, r"config\.method\.frm_branch='shape'"),
+    (
+      'frgeo_cvusa',
+      {'method.frm_branch': 'shape', 'data.polar_size': (128, 128)},
+      r'satellite pictures \(128x128\).*config\.data\.polar_size',
+    ),
+    (
+      'frgeo_cvusa',
+      {'method.frm_branch': 'shape', 'data.fov_deg': 90.0},
+      r'panorama pictures \(128x128\).*config\.data\.fov_deg',
+    ),
+    ('sample4geo_cvusa', {'method.pool': 'frm'}, r"config\.method\.pool='avg'"),
+  ],
+)
+def test_a_polar_picture_is_not_cut_in_quadrants(name, changes, advice):
+  with pytest.raises(
+    ValueError, match=rf'config\.data\.polar_size lays.*{advice}'
+  ):
+    changed(name, POLAR | changes)
+
+
+@pytest.mark.parametrize(
+  'name, changes',
+  [
+    ('frgeo_cvusa', {'method.frm_branch': 'shape'}),
+    ('frgeo_cvusa', {'method.pool': 'avg'}),
+    ('sample4geo_cvusa', {'method.pool': 'avg'}),
+    ('transgeo_cvusa', {}),
+  ],
+)
+def test_a_polar_picture_may_be_cut_as_a_panorama(name, changes):
+  assert changed(name, POLAR | changes).data.polar_size == (128, 512)

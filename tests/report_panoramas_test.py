@@ -12,7 +12,7 @@ import pytest
 from cvgl_jax import sharding
 from cvgl_jax.data import transforms
 from cvgl_jax.evaluators import embedder, retrieval
-from cvgl_jax.report import build, figures, model, panels
+from cvgl_jax.report import build, figures, model, panels, rankings
 from tests import report_test
 from tests.evaluators import pictures
 
@@ -131,13 +131,14 @@ def test_cost_is_compared_where_systems_are_published(tiles, pairs):
     assert page.has('55.6 million') and page.has('panorama 6, satellite 5 GMAC')
 
 
-def test_other_tasks_are_not_compared(tmp_path):
+def test_a_limited_view_has_no_comparison_and_no_layout(tmp_path):
   folder, _ = make(
     tmp_path, tiles=False, data='cvusa', config={'fov_deg': 90.0}
   )
   assert not (folder / 'cost_task.png').exists()
+  assert not (folder / 'layout_task.png').exists()
   assert {row['system'] for row in model.peers('my/cvusa', GALLERY)} >= {
-    'FRGeo', 'TransGeo', 'Sample4Geo',
+    'FRGeo', 'FRGeo variant', 'TransGeo', 'Sample4Geo',
   }  # fmt: skip
   assert not model.peers('cvact', GALLERY)
   assert model.peers('cvact', 'val_gallery_satellite')
@@ -148,7 +149,41 @@ def test_published_rows_are_numbers():
   for data in ('cvusa', 'vigor/same', 'vigor/cross'):
     for row in model.peers(data, GALLERY):
       assert 0 < float(row['recall_at_1']) < 100
-      assert float(row['gmac']) > 1 and float(row['parameters_m']) > 1
+      assert float(row['gmac']) > 1
+      if row['system'] == 'FRGeo variant':
+        assert row['parameters_m'] == ''  # nobody said
+      else:
+        assert float(row['parameters_m']) > 1
+
+
+@pytest.mark.parametrize('recall', [2.0, 60.0, 96.9])
+def test_labels_of_bubbles_do_not_meet(recall, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(figures, 'png', drawn.append)
+  bubbles = [
+    figures.Bubble(
+      name=row['system'],
+      gmac=float(row['gmac']),
+      recall=float(row['recall_at_1']),
+      parameters_m=float(row['parameters_m'] or 'nan'),
+      own=False,
+    )
+    for row in model.peers('cvusa', GALLERY)
+  ]
+  own = figures.Bubble('this run', 11.7, recall, 55.6, own=True)
+  figures.cost_bubbles([*bubbles, own])
+  page = drawn[0]
+  page.draw_without_rendering()
+  labels = page.axes[0].texts
+  texts = [label.get_text() for label in labels]
+  assert 'FRGeo variant\n95.5 %, size not stated' in texts
+  # A moved label's box spans its line; that of the words alone is meant.
+  boxes = [matplotlib.text.Text.get_window_extent(label) for label in labels]
+  assert len(boxes) == 5
+  for i, box in enumerate(boxes):
+    assert page.bbox.fully_contains(*box.min), texts[i]
+    assert page.bbox.fully_contains(*box.max), texts[i]
+    assert not box.count_overlaps(boxes[:i]), texts[i]
 
 
 def test_the_layout_is_drawn_where_a_method_has_one(tiles, tmp_path):
@@ -159,6 +194,79 @@ def test_the_layout_is_drawn_where_a_method_has_one(tiles, tmp_path):
   folder, page = make(tmp_path, tiles=True, layouts={})
   assert not (folder / 'layout_task.png').exists()
   assert not page.has('What the descriptor is made of')
+
+
+@pytest.mark.parametrize('key', ['fov_deg', 'polar_size'])
+def test_no_layout_is_drawn_over_what_the_network_does_not_see(key, tiles):
+  evaluation = rankings.Evaluation(tiles[0].parent / 'eval' / 'task.json')
+  value = {'fov_deg': 90.0, 'polar_size': [128, 512]}[key]
+  found = model.layout_figure(
+    evaluation,
+    tiles[0],
+    layouts=LAYOUTS,
+    pictures={},
+    values={f'data.{key}': value},
+  )
+  assert found is None
+
+
+def test_the_layout_is_drawn_on_the_rows_that_the_run_uses(
+  tiles, tmp_path, monkeypatch
+):
+  noise = np.random.default_rng(0).integers(0, 256, (22, 30, 3), np.uint8)
+  drawn = []
+  monkeypatch.setattr(
+    panels, 'layout_pair', lambda pair: drawn.extend(pair) or b''
+  )
+  model.layout_figure(
+    rankings.Evaluation(tiles[0].parent / 'eval' / 'task.json'),
+    tmp_path,
+    layouts=LAYOUTS,
+    pictures={'query': [noise] * 12, 'gallery': [noise] * 12},
+    values={'data.middle_half': ['panorama'], 'data.cut_rows.panorama': 2},
+  )
+  file = io.BytesIO()
+  PIL.Image.fromarray(noise).save(file, 'png')
+  load = transforms.Loader(
+    image_size=(6, 30), middle_half=('panorama',), cut_rows={'panorama': 2}
+  )
+  seen = load(file.getvalue(), None, 'panorama', 'noise')
+  np.testing.assert_array_equal(drawn[0][1], seen)
+  np.testing.assert_array_equal(drawn[1][1], noise)
+
+
+@pytest.mark.parametrize(
+  ('config', 'text'),
+  [
+    ({}, '256 x 256'),
+    (
+      {'view_sizes': {'panorama': [128, 512]}},
+      'panorama 128 x 512; satellite 256 x 256',
+    ),
+    (
+      {'view_sizes': {'panorama': [128, 512], 'satellite': [128, 512]}},
+      '128 x 512',
+    ),
+    (
+      {'view_sizes': {'panorama': [128, 512]}, 'fov_deg': 90.0},
+      'panorama 128 x 128; satellite 256 x 256',
+    ),
+    (
+      {'view_sizes': {'panorama': [128, 512]}, 'polar_size': [128, 512]},
+      '128 x 512',
+    ),
+  ],
+)
+def test_the_page_states_the_sizes_that_the_network_sees(
+  config, text, tmp_path
+):
+  values = {'data': {'image_size': [256, 256]} | config}
+  (tmp_path / 'config.json').write_text(json.dumps(values))
+  path, _ = build.build(
+    str(tmp_path), open_split=world(tiles=False), describe=described
+  )
+  sizes = '<dt>picture size, height x width</dt><dd>'
+  assert f'{sizes}{text}</dd>' in path.read_text()
 
 
 def test_parts_of_equal_number_have_equal_colours():

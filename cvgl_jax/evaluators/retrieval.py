@@ -9,7 +9,7 @@ Source: layumi/University1652-Baseline `test.py`, `evaluate_gpu.py`, `demo.py`.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -52,8 +52,8 @@ class Evaluator:
     junk_distractors: see `retrieval.evaluation.Rules`.
     within_metres: right is what lies within so many metres of the query
       (CVACT_test: 5), instead of what has its place; None: off.
-    metre_errors: measure how far the best answers are off ('median error m'),
-      from the middle of the answer's picture to the query.
+    metre_errors: measure how far the best answers are off ('median error m',
+      'within 5 m %'), from the middle of the answer's picture to the query.
     rerank: 'none', 'gnn' or 'k_reciprocal'.
     rerank_k1: None takes the re-ranking's default.
     rerank_k2: None takes the re-ranking's default.
@@ -150,6 +150,8 @@ class Evaluator:
     plain = (*(f'R@{k}' for k in self.ranks), 'R@1%', 'AP')
     suffixes = ('',) if self.refine == 'none' else ('', *_FUSIONS.values())
     names = tuple(name + suffix for suffix in suffixes for name in plain)
+    if self.metre_errors:
+      names = (*names, *metres.WITHIN_M)
     return (*names, HIT_RATE) if self._judges_pictures else names
 
   @property
@@ -159,6 +161,15 @@ class Evaluator:
       (self.data_names, split)
       for split in (self.query_split, self.gallery_split)
     )
+
+  def embedding(self, side: Literal['query', 'gallery']) -> dict[str, Any]:
+    """How the pictures of a side are embedded: options of `Embedder`."""
+    return {
+      'view': getattr(self, f'{side}_view') or None,
+      'flip': self.flip,
+      'scales': self.scales,
+      'cumulative': self.cumulative,
+    }
 
   @property
   def _judges_pictures(self) -> bool:
@@ -258,13 +269,7 @@ class Evaluator:
     )
 
   def _side(self, embedder, split, name) -> result.Side:
-    features = embedder(
-      split,
-      view=getattr(self, f'{name}_view') or None,
-      flip=self.flip,
-      scales=self.scales,
-      cumulative=self.cumulative,
-    )
+    features = embedder(split, **self.embedding(name))
     row = np.arange(len(split))
     place = np.asarray(split.place)
     if self._is_merged(split, name):

@@ -19,6 +19,11 @@ and, where a stage continues a run of other shapes than its own,
 
   variables_from_run(variables, source, where) -> variables
 
+and, where not every kind of pictures suits it (`experiment.check` asks),
+
+  check_pictures(sizes, polar) raises ValueError; sizes: view -> (height, width)
+    that the network sees; polar: satellite pictures are laid out as panoramas
+
 and, for the report, where the descriptor has parts that belong to regions of a
 picture,
 

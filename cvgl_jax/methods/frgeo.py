@@ -62,7 +62,8 @@ class Method(contract.FromFeatures):
     backbone_width: 64 as published; others scale all channels.
     pool: 'frm', or 'avg' for one average of the whole map.
     frm_branch: 'view', or 'shape' for the published rule (see above). With a
-      polar transform of satellite pictures both maps are panoramas: 'shape'.
+      polar transform of satellite pictures both maps are panoramas: 'shape',
+      and no square pictures (`check_pictures`).
     criterion: 'weighted_tuple', or 'soft_triplet' (TransGeo's).
     alpha: weight of the differences of cosines.
     loss_groups: the batch is split into so many parts and only pairs of one
@@ -206,6 +207,39 @@ class Method(contract.FromFeatures):
       layers.normalize_image(images),
       cut=self._cut(view),
     )
+
+  def check_pictures(
+    self, sizes: Mapping[str, tuple[int, int]], *, polar: bool
+  ) -> None:
+    """With a polar transform every map must be cut as a panorama.
+
+    Args:
+      sizes: view -> (height, width) of the pictures that the network sees.
+      polar: satellite pictures are laid out as panoramas.
+
+    Raises:
+      ValueError: a map would be cut in quadrants, so that parts of different
+        directions would meet.
+    """
+    if not polar or self.pool != 'frm':
+      return
+    for view, (height, width) in sizes.items():
+      parts = self.layout(view, (height, width))
+      if (parts == parts[:1]).all():  # columns, from top to bottom
+        continue
+      if self.frm_branch == 'view':
+        advice = "use config.method.frm_branch='shape'"
+      else:
+        advice = (
+          'its map is square; use a wider config.data.polar_size, '
+          'config.data.view_sizes or config.data.fov_deg'
+        )
+      raise ValueError(
+        'config.data.polar_size lays satellite pictures out as panoramas, but '
+        f'config.method.frm_branch={self.frm_branch!r} cuts the {view} pictures '
+        f'({height}x{width}) in quadrants, which are other directions: {advice}, '
+        "or config.method.pool='avg'"
+      )
 
   def layout(self, view: str, picture_hw: tuple[int, int]) -> np.ndarray | None:
     """The part, 1 ... 4, of every cell of a picture, int32 [h, w]; for figures.

@@ -54,7 +54,8 @@ class Method(contract.FromFeatures):
       'satellite'.
     backbone: a name of `recombination.BACKBONES`.
     backbone_width: 64 as published; others scale all channels.
-    pool: 'avg', or 'frm' as in FRGeo (views 'panorama' and 'satellite' only).
+    pool: 'avg', or 'frm' as in FRGeo (views 'panorama' and 'satellite' only,
+      without a polar transform).
     label_smoothing: share of the target spread over the batch.
     initial_temperature: exp(-t) at the start; t is trained and never clipped.
     drop_path: stochastic depth, the rate of the last block.
@@ -206,6 +207,26 @@ class Method(contract.FromFeatures):
       layers.normalize_image(images),
       cut=self._cut(view),
     )
+
+  def check_pictures(
+    self, sizes: Mapping[str, tuple[int, int]], *, polar: bool
+  ) -> None:
+    """'frm' cuts satellite pictures in quadrants, which polar ones lack.
+
+    Args:
+      sizes: view -> (height, width) of the pictures that the network sees.
+      polar: satellite pictures are laid out as panoramas.
+
+    Raises:
+      ValueError: `pool='frm'` with a polar transform.
+    """
+    del sizes
+    if polar and self.pool == 'frm':
+      raise ValueError(
+        'config.data.polar_size lays satellite pictures out as panoramas, but '
+        "config.method.pool='frm' cuts them in quadrants, which are other "
+        "directions: use config.method.pool='avg', or no config.data.polar_size"
+      )
 
   def label(self, path: str) -> str:
     """'logit_scale', or 'model' for all weights of the network."""

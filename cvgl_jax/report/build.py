@@ -53,6 +53,8 @@ def build(
     rankings.Evaluation(p) for p in sorted(run.glob('eval/*.json'))
   ]
   described = {} if describe is None else describe()
+  views = list(described.get('macs', ()))
+  views += [view for e in evaluations for view in e.views]
   tasks = [
     _task(
       e, log, folder, open_split=open_split, described=described, values=values
@@ -62,7 +64,8 @@ def build(
   page = _template().render(
     title=run.resolve().name,
     workdir=workdir,
-    facts=_facts(values, log) + (model.facts(described) if described else []),
+    facts=_facts(values, log, views)
+    + (model.facts(described) if described else []),
     tasks=tasks,
     has_hit_rate=any('hit rate' in e.summary['metrics'] for e in evaluations),
     curves=_training_curves(log, folder),
@@ -120,6 +123,7 @@ def _task(
       folder,
       layouts=described.get('layouts', {}),
       pictures=pictures,
+      values=values,
     )
   except (ValueError, OSError) as error:
     # The numbers are still worth a page.
@@ -206,7 +210,8 @@ def _training_curves(
     for key in row:
       if key.startswith('eval/'):
         evaluator, metric = key.removeprefix('eval/').rsplit('/', 1)
-        if not _in_metres(metric):
+        # Metres have a curve of their own.
+        if not (_in_metres(metric) or metric.startswith('within ')):
           evaluators.setdefault(evaluator, {})[metric] = _curve(log, key)
   for evaluator, curves in evaluators.items():
     settings = folder.parent / 'eval' / f'{evaluator}.json'
@@ -297,14 +302,17 @@ def _embedding_map(
 
 
 def _facts(
-  values: Mapping[str, Any], log: list[dict[str, float]]
+  values: Mapping[str, Any], log: list[dict[str, float]], views: list[str]
 ) -> list[tuple[str, str]]:
   """The head of the page, as far as it is known."""
   facts = []
+  if 'data.image_size' in values:
+    sizes = model.picture_sizes(values, views)
+    values = {**values, 'data.image_size': sizes}
   for key, name in (
     ('method.name', 'method'),
     ('data.names', 'data'),
-    ('data.image_size', 'picture size'),
+    ('data.image_size', 'picture size, height x width'),
     ('train.batch_size', 'batch size'),
     ('train.epochs', 'epochs'),
     ('seed', 'seed'),

@@ -240,10 +240,10 @@ def cost_bubbles(bubbles: Sequence[Bubble]) -> bytes:
   page = figure.Figure(figsize=(6.0, 3.9), dpi=DPI, layout='constrained')
   axes = page.add_subplot()
   _style(axes)
-  others = 0
-  for bubble in bubbles:
-    colour = RIGHT if bubble.own else _LINES[others % 2]
-    others += not bubble.own
+  # Best first: so their labels are moved apart.
+  others = sorted((b for b in bubbles if not b.own), key=lambda b: -b.recall)
+  for index, bubble in enumerate([*others, *(b for b in bubbles if b.own)]):
+    colour = RIGHT if bubble.own else _LINES[index % 2]
     known = np.isfinite(bubble.parameters_m)
     axes.scatter(
       bubble.gmac,
@@ -253,19 +253,6 @@ def cost_bubbles(bubbles: Sequence[Bubble]) -> bytes:
       edgecolors=colour,
       alpha=0.55,
       linewidths=2 if bubble.own else 1,
-    )
-    size = f'{bubble.parameters_m:.3g} M' if known else 'size not stated'
-    # Beside and above: a run often lies where its publication does.
-    away = 4 + 1.5 * np.sqrt(bubble.parameters_m if known else 7)
-    axes.annotate(
-      f'{bubble.name}\n{bubble.recall:.2f} %, {size}',
-      (bubble.gmac, bubble.recall),
-      xytext=(-away, 0) if bubble.own else (0, away),
-      textcoords='offset points',
-      fontsize=8,
-      ha='right' if bubble.own else 'center',
-      va='center' if bubble.own else 'bottom',
-      fontweight='bold' if bubble.own else 'normal',
     )
   cost = np.array([bubble.gmac for bubble in bubbles])
   recall = np.array([bubble.recall for bubble in bubbles])
@@ -280,7 +267,53 @@ def cost_bubbles(bubbles: Sequence[Bubble]) -> bytes:
   axes.set_ylim(recall.min() - 0.4 * span, recall.max() + 0.4 * span)
   axes.set_xlabel('forward pass of a pair, GMAC', fontsize=8)
   axes.set_ylabel('R@1, percent', fontsize=8)
+  _label_bubbles(axes, others, [b for b in bubbles if b.own])
   return png(page)
+
+
+def _label_bubbles(
+  axes, others: Sequence[Bubble], own: Sequence[Bubble]
+) -> None:
+  """Own labels on the left: a run often lies where its publication does.
+
+  Args:
+    axes: with their final limits.
+    others: best first; where their labels would meet, the worse move down.
+    own: labelled in bold.
+  """
+  axes.figure.draw_without_rendering()  # lays the page out
+  line = {
+    'arrowstyle': '-',
+    'color': NEUTRAL,
+    'linewidth': 0.6,
+    'relpos': (0, 0.5),
+    'shrinkA': 0,
+    'shrinkB': 0,
+  }
+  placed = []  # (GMAC, height of the label in points)
+  for bubble in [*others, *own]:
+    known = np.isfinite(bubble.parameters_m)
+    size = f'{bubble.parameters_m:.3g} M' if known else 'size not stated'
+    away = 5 + 1.5 * np.sqrt(bubble.parameters_m if known else 7)
+    away = away if bubble.own else max(away, 22)  # clear of the next bubble
+    at = (bubble.gmac, bubble.recall)
+    height = axes.transData.transform(at)[1] * 72 / axes.figure.dpi
+    wanted = height
+    if not bubble.own:
+      near = [h for gmac, h in placed if 1 / 3 < gmac / bubble.gmac < 3]
+      wanted = min([height, *(h - 24 for h in near)])
+      placed.append((bubble.gmac, wanted))
+    axes.annotate(
+      f'{bubble.name}\n{round(bubble.recall, 2):g} %, {size}',
+      at,
+      xytext=(-away if bubble.own else away, wanted - height),
+      textcoords='offset points',
+      fontsize=8,
+      ha='right' if bubble.own else 'left',
+      va='center',
+      fontweight='bold' if bubble.own else 'normal',
+      arrowprops=line if wanted < height else None,
+    )
 
 
 def _finite(curve: Curve) -> tuple[np.ndarray, np.ndarray]:

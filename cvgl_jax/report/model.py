@@ -7,12 +7,13 @@ and gallery split.
 
 import csv
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from cvgl_jax import writer
+from cvgl_jax.data import prepare
 from cvgl_jax.report import figures, panels, rankings
 
 _PUBLISHED = pathlib.Path(__file__).with_name('published.csv')
@@ -30,6 +31,34 @@ def facts(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     ('parameters', f'{1e-6 * model["parameters"]:.4g} million'),
     ('forward pass', f'{macs} GMAC a picture ({flops} GFLOP by XLA)'),
   ]
+
+
+def picture_sizes(values: Mapping[str, Any], views: Iterable[str]) -> str:
+  """Height x width of what the network sees: one size, or one for every view.
+
+  Args:
+    values: the run's config, flat, with 'data.image_size'.
+    views: of the run; those of `data.view_sizes` count anyway.
+
+  Raises:
+    ValueError: `data.polar_size` or `data.fov_deg` do not fit the sizes.
+  """
+  own = 'data.view_sizes.'
+  named = [key.removeprefix(own) for key in values if key.startswith(own)]
+  ready = prepare.Prepare(
+    polar_size=tuple(values.get('data.polar_size', ())),
+    fov_deg=values.get('data.fov_deg', 0.0),
+  )
+  sizes = {}  # text -> views
+  for view in dict.fromkeys([*views, *named]):
+    size_hw = values.get(own + view, values['data.image_size'])
+    height, width = ready.size(view, tuple(size_hw))
+    sizes.setdefault(f'{height} x {width}', []).append(view)
+  if not sizes:
+    return ' x '.join(map(str, values['data.image_size']))
+  if len(sizes) == 1:
+    return next(iter(sizes))
+  return '; '.join(f'{", ".join(of)} {size}' for size, of in sizes.items())
 
 
 def peers(data: str, gallery_split: str) -> list[dict[str, str]]:
@@ -112,16 +141,25 @@ def layout_figure(
   *,
   layouts: Mapping[str, np.ndarray],
   pictures: Mapping[str, rankings.Pictures],
+  values: Mapping[str, Any],
 ) -> dict[str, str] | None:
   """The parts of a query and of its right answer; None if there are none.
+
+  None too where the network sees another picture than the stored one: unrolled
+  (`data.polar_size`) or a sector of unknown orientation (`data.fov_deg`).
 
   Args:
     evaluation: of the pictures.
     folder: of the report.
     layouts: view -> int [h, w], the part of every cell, 0 = none.
     pictures: 'query' and 'gallery'.
+    values: the run's config, flat.
   """
-  if not all(view in layouts for view in evaluation.views):
+  if (
+    values.get('data.polar_size')
+    or values.get('data.fov_deg')
+    or not all(view in layouts for view in evaluation.views)
+  ):
     return None
   # The first that is right at once: a typical pair, whatever the weights are.
   first = evaluation.arrays['first_rank']
@@ -132,7 +170,11 @@ def layout_figure(
     return None
   entries = {'query': query, 'gallery': int(right[0])}
   pair = [
-    (f'{view} ({side})', pictures[side][entries[side]], layouts[view])
+    (
+      f'{view} ({side})',
+      _cut(pictures[side][entries[side]], view, values=values),
+      layouts[view],
+    )
     for view, side in zip(evaluation.views, entries, strict=True)
   ]
   file = f'layout_{evaluation.anchor}.png'
@@ -149,3 +191,14 @@ def layout_figure(
       'place of both descriptors and are compared with each other.'
     ),
   }
+
+
+def _cut(
+  image: np.ndarray, view: str, *, values: Mapping[str, Any]
+) -> np.ndarray:
+  """The rows of a picture that the run uses, as `data.transforms.Loader`."""
+  if view in values.get('data.middle_half', ()):
+    quarter = len(image) // 4
+    image = image[quarter : quarter * 3]
+  rows = values.get(f'data.cut_rows.{view}', 0)
+  return image[rows : len(image) - rows]

@@ -15,6 +15,8 @@ import numpy as np
 EARTH_RADIUS_M = 6_371_004.0
 # The VIGOR repository's thresholds: 1.1^(i/5) metres, i = 1, ..., 499.
 THRESHOLDS_M = tuple(1.1 ** (i / 5) for i in range(1, 500))
+# Distances of the shares that are printed, and their names.
+WITHIN_M = {f'within {m} m %': float(m) for m in (5, 10, 25, 50)}
 
 Coordinates = Literal['metres', 'degrees']
 
@@ -34,10 +36,17 @@ class MetreResult:
   error_m: np.ndarray
 
   def report(self) -> dict[str, float]:
-    """Mean and median error in metres."""
+    """Mean and median error in metres, and shares of queries in percent.
+
+    'within 5 m %', ..., 'within 50 m %' count errors of up to so many metres,
+    as `rows_within` does; `accuracy`, the published curve, those below.
+    """
     return {
       'mean error m': float(self.error_m.mean()),
       'median error m': float(np.median(self.error_m)),
+    } | {
+      name: 100 * float(np.mean(self.error_m <= most))
+      for name, most in WITHIN_M.items()
     }
 
 

@@ -258,6 +258,9 @@ def test_answers_and_errors_in_metres(embed):
   found = task.run(embed, opened)
   assert found.metrics['R@1'] == 100
   assert found.metrics['median error m'] == pytest.approx(1, rel=1e-3)
+  assert found.metrics['within 5 m %'] == 100
+  assert 'within 5 m %' in task.metric_names
+  assert 'within 5 m %' not in evaluator().metric_names
   # Two pictures lie within 2.5 m of each query, the second place is right too.
   assert (found.result.query_average_precision < 1).any()
   with pytest.raises(ValueError, match='pictures without coordinates'):

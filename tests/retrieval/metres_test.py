@@ -52,13 +52,28 @@ def test_a_shift_of_half_a_tile_goes_that_many_metres():
 def test_accuracy_is_the_share_strictly_below_each_threshold():
   result = metres.metre_accuracy([0.0, 5.0, 7.0, 9.0], thresholds_m=(5, 7.5))
   assert result.accuracy.tolist() == [0.25, 0.75]
-  assert result.report() == {'mean error m': 5.25, 'median error m': 6.0}
+
+
+def test_report_has_errors_in_metres_and_shares_in_percent():
+  report = metres.metre_accuracy([0.0, 5.0, 9.0, 11.0, 50.0]).report()
+  assert report == {
+    'mean error m': 15.0,
+    'median error m': 9.0,
+    'within 5 m %': 40.0,
+    'within 10 m %': 60.0,
+    'within 25 m %': 80.0,
+    'within 50 m %': 100.0,
+  }
 
 
 def test_default_thresholds_are_those_of_vigor():
-  result = metres.metre_accuracy([3.0])
-  assert len(result.thresholds_m) == 499
-  np.testing.assert_allclose(result.thresholds_m[4], 1.1)
+  result = metres.metre_accuracy([1.0, 1.1, 2.0])
+  np.testing.assert_allclose(
+    result.thresholds_m, 1.1 ** (np.arange(1, 500) / 5), rtol=1e-12
+  )
+  assert result.accuracy.shape == (499,)
+  assert result.accuracy[0] == pytest.approx(1 / 3)
+  assert result.accuracy[-1] == 1
 
 
 @pytest.mark.parametrize('coordinates', ['metres', 'degrees'])
