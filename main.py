@@ -67,16 +67,8 @@ def load_config(args: argparse.Namespace, rest: list[str]) -> dict:
     left_over = values(argv)[1:]
     config = values.config
   except Exception as error:
-    message = error.args[0] if error.args else error
-    # ml_collections puts a traceback around what a recipe says.
-    if 'Error whilst parsing config file' in str(message):
-      reason = error
-      while reason.__context__ is not None:
-        reason = reason.__context__
-      message = reason if isinstance(reason, ValueError) else message
-    raise ValueError(
-      f'{" ".join(argv[1:])}: {message} (keys: the recipe)'
-    ) from error
+    message = f'{" ".join(argv[1:])}: {commands.config_error(error)}'
+    raise ValueError(f'{message} (keys: the recipe)') from error
   if left_over:
     raise ValueError(
       f'unexpected {left_over}; overrides are --config.KEY=VALUE'

@@ -187,6 +187,20 @@ def add_arguments(name: str, parser: argparse.ArgumentParser) -> None:
   several.add_argument('--process_id', type=int, metavar='I')
 
 
+def config_error(error: Exception) -> Any:
+  """What is wrong with a config, of what ml_collections raised.
+
+  It puts a traceback around the ValueError by which a recipe refuses an option.
+  """
+  message = error.args[0] if error.args else error
+  if 'Error whilst parsing config file' in str(message):
+    reason = error
+    while reason.__context__ is not None:
+      reason = reason.__context__
+    message = reason if isinstance(reason, ValueError) else message
+  return message
+
+
 def needs_config(args: argparse.Namespace, rest: list[str]) -> bool:
   """Whether a command works on a recipe or run: all but on feature files.
 
