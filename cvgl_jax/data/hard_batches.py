@@ -67,7 +67,8 @@ def with_hard_picks(
     batch = list(seeds[start : start + half])
     gone = set().union(*(taken[item] for item in batch))
     for seed in seeds[start : start + half]:
-      of_seed = queries[seed]
+      # A query that was not seen yet has no hard items.
+      of_seed = [q for q in queries[seed] if hard[q]] or queries[seed]
       query = rng.choice(of_seed) if choose_query else of_seed[0]
       pick = _fitting(hard[query], marks, gone, rng)
       if pick is None:
