@@ -95,6 +95,15 @@ def choose(networks: Mapping[str, str], view: str) -> str:
   return networks[view]
 
 
+def check_choices(method: Any, **choices: tuple[Any, ...]) -> None:
+  """Raises ValueError if a field of a method is none of its choices."""
+  for field, known in choices.items():
+    if getattr(method, field) not in known:
+      raise ValueError(
+        f'{field}: got {getattr(method, field)!r}, expected one of {known}'
+      )
+
+
 class FromFeatures:
   """`loss` and `embed` of a method that defines `features`,
   `loss_from_features` and `embed_raw`."""

@@ -92,17 +92,14 @@ class Method(contract.FromFeatures):
   needs_pairs: ClassVar[bool] = True
 
   def __post_init__(self):
-    for field, choices in (
-      ('backbone', recombination.BACKBONES),
-      ('pool', recombination.POOLS),
-      ('frm_branch', BRANCHES),
-      ('criterion', tuple(cross_view.LOSSES)),
-      ('dtype', DTYPES),
-    ):
-      if getattr(self, field) not in choices:
-        raise ValueError(
-          f'{field}: got {getattr(self, field)!r}, expected one of {choices}'
-        )
+    contract.check_choices(
+      self,
+      backbone=recombination.BACKBONES,
+      pool=recombination.POOLS,
+      frm_branch=BRANCHES,
+      criterion=tuple(cross_view.LOSSES),
+      dtype=DTYPES,
+    )
     if sorted(self.views) != sorted(NETWORKS):
       raise ValueError(f'views: got {self.views}, expected {tuple(NETWORKS)}')
     if self.loss_groups < 1 or self.backbone_width < 1 or not self.alpha > 0:

@@ -80,15 +80,12 @@ class Method(contract.FromFeatures):
   needs_pairs: ClassVar[bool] = True
 
   def __post_init__(self):
-    for field, choices in (
-      ('backbone', recombination.BACKBONES),
-      ('pool', recombination.POOLS),
-      ('dtype', DTYPES),
-    ):
-      if getattr(self, field) not in choices:
-        raise ValueError(
-          f'{field}: got {getattr(self, field)!r}, expected one of {choices}'
-        )
+    contract.check_choices(
+      self,
+      backbone=recombination.BACKBONES,
+      pool=recombination.POOLS,
+      dtype=DTYPES,
+    )
     if len(self.views) != 2 or len(set(self.views)) != 2:
       raise ValueError(f'views: got {self.views}, expected two different ones')
     if self.pool == 'frm' and sorted(self.views) != sorted(recombination.CUTS):

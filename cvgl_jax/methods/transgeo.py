@@ -90,15 +90,12 @@ class Method(contract.FromFeatures):
   needs_pairs: ClassVar[bool] = True
 
   def __post_init__(self):
-    for field, choices in (
-      ('stage', (1, 2)),
-      ('criterion', tuple(cross_view.LOSSES)),
-      ('dtype', DTYPES),
-    ):
-      if getattr(self, field) not in choices:
-        raise ValueError(
-          f'{field}: got {getattr(self, field)!r}, expected one of {choices}'
-        )
+    contract.check_choices(
+      self,
+      stage=(1, 2),
+      criterion=tuple(cross_view.LOSSES),
+      dtype=DTYPES,
+    )
     if sorted(self.views) != sorted(NETWORKS):
       raise ValueError(f'views: got {self.views}, expected {tuple(NETWORKS)}')
     least = ('width', 'depth', 'heads', 'patch', 'dim', 'loss_groups')

@@ -108,17 +108,14 @@ class Method(contract.FromFeatures):
   remat: bool = False
 
   def __post_init__(self):
-    for field, choices in (
-      ('backbone', backbones.NAMES),
-      ('pool', layers.POOLS),
-      ('attention', backbones.ATTENTIONS),
-      ('dtype', DTYPES),
-      ('last_stride', (1, 2)),
-    ):
-      if getattr(self, field) not in choices:
-        raise ValueError(
-          f'{field}: got {getattr(self, field)!r}, expected one of {choices}'
-        )
+    contract.check_choices(
+      self,
+      backbone=backbones.NAMES,
+      pool=layers.POOLS,
+      attention=backbones.ATTENTIONS,
+      dtype=DTYPES,
+      last_stride=(1, 2),
+    )
     unknown = [view for view in self.views if view not in TRUNKS]
     if unknown or not self.views or len(set(self.views)) < len(self.views):
       raise ValueError(
