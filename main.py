@@ -1,6 +1,7 @@
 """cvgl_jax: cross-view geo-localization. One command line for everything.
 
   python main.py train    --config=configs/quickstart.py --workdir=runs/quickstart
+  python main.py chain    --config=configs/plcd_chain.py --workdir=runs/plcd
   python main.py evaluate --workdir=runs/quickstart
   python main.py embed    --workdir=runs/quickstart --split=test_query_drone
   python main.py report   --workdir=runs/quickstart

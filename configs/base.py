@@ -45,6 +45,11 @@ def base() -> config_dict.ConfigDict:
       'weights': '',
       'workdir': '',  # another run of the same method
     },
+    teacher={
+      'workdir': '',  # run of the network that this one learns from
+      'checkpoint': 'latest',  # of it: 'latest', 'best' or a step
+      'weights': '',  # or a torch file in the reference's names
+    },
     optim={},
     train={
       'batch_size': 8,  # rows of the plan a step, over all devices

@@ -360,11 +360,12 @@ def check_facts(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
   """Compares what a run's loop state says about its data and devices.
 
   Args:
-    saved: {'steps_per_epoch', 'pictures', 'devices'} of the checkpoint.
+    saved: {'steps_per_epoch', 'pictures', 'devices', 'teacher'} of the
+      checkpoint.
     now: the same of the run that resumes.
 
   Raises:
-    ValueError: the data are others.
+    ValueError: the data are others, or the teacher is.
   """
   for name in ('steps_per_epoch', 'pictures'):
     if saved[name] != now[name]:
@@ -373,6 +374,11 @@ def check_facts(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         f'give {now[name]}: the data set changed since; resume with the old '
         'one or use another --workdir'
       )
+  if saved.get('teacher') != now['teacher']:
+    raise ValueError(
+      'config.teacher: its weights are not those that this run learnt from so '
+      'far; name the same checkpoint again, or use another --workdir'
+    )
   if saved['devices'] != now['devices']:
     logging.warning(
       'saved on %d devices, resumed on %d: equal only up to rounding',

@@ -5,6 +5,7 @@ import difflib
 import functools
 import logging as std_logging
 import os
+import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +14,18 @@ import jax
 from absl import logging
 
 from cvgl_jax import evaluate as evaluate_lib
-from cvgl_jax import evaluate_features, evaluate_flags, experiment, stop
+from cvgl_jax import (
+  evaluate_features,
+  evaluate_flags,
+  experiment,
+  settings,
+  stop,
+)
 from cvgl_jax import train as train_lib
+from cvgl_jax.chain import recipe as chain_recipe
+from cvgl_jax.chain import run as chain_run
 from cvgl_jax.report import build
+from cvgl_jax.report import chain as chain_page
 
 STOPPED = 143  # 128 + SIGTERM, what a shell reports for a terminated process
 
@@ -31,11 +41,33 @@ def train(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
     python main.py train --config=configs/university1652.py \\
       --workdir=runs/university --config.data.dir=data --config.seed=1
   """
+  _check_one_run(args, config)
   try:
     train_lib.train(config, args.workdir)
   except stop.Stopped as stopped:
     sys.stderr.write(f'{stopped}\n')
     return STOPPED
+  return 0
+
+
+def chain(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
+  """Train several recipes in a row and evaluate them together, or resume that.
+
+  A recipe with stages, such as configs/plcd_chain.py: each is trained in
+  --workdir/<stage>; then features are extracted, joined by cross-diffusion and
+  measured. Stop it at will: the same command goes on where it was, finished
+  stages cost seconds. A single value of a stage is --config.stages.NAME.KEY.
+
+  Example:
+    python main.py chain --config=configs/plcd_chain.py --workdir=runs/plcd \
+      --config.data.dir=data --config.joint.diffusion.kq=20
+  """
+  try:
+    metrics = chain_run.run(config, args.workdir)
+  except stop.Stopped as stopped:
+    sys.stderr.write(f'{stopped}\n')
+    return STOPPED
+  _write_metrics(metrics)
   return 0
 
 
@@ -67,11 +99,8 @@ def evaluate(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
       raise ValueError('feature files are evaluated by one process')
     sys.stdout.write(evaluate_features.run(args))
     return 0
-  metrics = evaluate_lib.evaluate(config, args.workdir, args.checkpoint)
-  if jax.process_index() == 0:
-    width = max(map(len, metrics))
-    for name, value in metrics.items():
-      sys.stdout.write(f'{name:<{width}}  {value:7.2f}\n')
+  _check_one_run(args, config)
+  _write_metrics(evaluate_lib.evaluate(config, args.workdir, args.checkpoint))
   return 0
 
 
@@ -88,6 +117,7 @@ def embed(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
     python main.py embed --workdir=runs/university \\
       --split=test_query_drone --split=test_gallery_satellite
   """
+  _check_one_run(args, config)
   evaluate_lib.embed(
     config,
     args.workdir,
@@ -102,23 +132,24 @@ def report(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
   """Write report/index.html: curves, tables, ranking panels, failures.
 
   One static page with its pictures beside it: no server, no network. Shows
-  what the run has so far.
+  what the run has so far. Of a chain, its page and those of its stages.
 
   Example:
     python main.py report --workdir=runs/university
   """
-  checked = experiment.check(config)
-  page, table = build.build(
-    args.workdir,
-    open_split=functools.partial(experiment.open_split, checked),
-    describe=functools.partial(evaluate_lib.describe, checked),
-  )
+  if chain_recipe.is_chain(config):
+    page, table = _report_chain(args, config)
+  else:
+    page, table = build.build(
+      args.workdir, **_report_options(experiment.check(config))
+    )
   sys.stdout.write(f'{table}\n\nreport: {page}\n')
   return 0
 
 
 COMMANDS = {
   'train': train,
+  'chain': chain,
   'evaluate': evaluate,
   'embed': embed,
   'report': report,
@@ -185,6 +216,46 @@ def add_arguments(name: str, parser: argparse.ArgumentParser) -> None:
   several.add_argument('--coordinator', metavar='HOST:PORT')
   several.add_argument('--num_processes', type=int, metavar='N')
   several.add_argument('--process_id', type=int, metavar='I')
+
+
+def _report_options(checked: settings.Settings) -> dict[str, Any]:
+  """What the report asks of a run."""
+  return {
+    'open_split': functools.partial(experiment.open_split, checked),
+    'describe': functools.partial(evaluate_lib.describe, checked),
+  }
+
+
+def _report_chain(
+  args: argparse.Namespace, config: Mapping[str, Any]
+) -> tuple[pathlib.Path, str]:
+  """The report of a chain and of its stages."""
+  plan = chain_recipe.check(config, args.workdir)
+  stages = {
+    stage.name: chain_page.Stage(
+      workdir=stage.workdir, **_report_options(stage.checked)
+    )
+    for stage in plan.stages
+  }
+  joint = plan.joint.gallery_stage if plan.joint else ''
+  return chain_page.build(args.workdir, stages=stages, joint=joint)
+
+
+def _check_one_run(args: argparse.Namespace, config: Mapping[str, Any]) -> None:
+  """Refuses a chain where one run is meant."""
+  if chain_recipe.is_chain(config):
+    stages = [f'--workdir={args.workdir}/{x}' for x in config['stages']]
+    raise ValueError(
+      f'this is the config of a chain, and {args.command} is about one run: use '
+      f'`main.py chain`, or name a stage: {", ".join(stages)}'
+    )
+
+
+def _write_metrics(metrics: Mapping[str, float]) -> None:
+  if jax.process_index() == 0:
+    width = max(map(len, metrics), default=0)
+    for name, value in metrics.items():
+      sys.stdout.write(f'{name:<{width}}  {value:7.2f}\n')
 
 
 def config_error(error: Exception) -> Any:

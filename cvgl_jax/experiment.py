@@ -20,8 +20,10 @@ from cvgl_jax import checkpoint, settings, sharding, strict
 from cvgl_jax.data import (
   augment,
   augment_sample4geo,
+  flight,
   global_mining,
   neighbour_batches,
+  peer_batches,
   plans,
   prepare,
   sources,
@@ -30,7 +32,7 @@ from cvgl_jax.data import (
 from cvgl_jax.methods import contract
 
 # Where the sections `plan` and `augment` find the class that they name.
-PLANS = (plans, global_mining, neighbour_batches)
+PLANS = (plans, global_mining, neighbour_batches, peer_batches)
 AUGMENTS = (augment, augment_sample4geo)
 
 
@@ -50,11 +52,25 @@ def check(config: Mapping[str, Any]) -> settings.Settings:
   """
   checked = strict.make(settings.Settings, config, 'config')
   method, plan = make_method(checked), make_plan(checked)
+  if len(set(plan.views)) != len(plan.views):
+    raise ValueError(f'config.plan.views {plan.views} repeats a view')
   if set(plan.views) != set(method.views):
     raise ValueError(
       f'config.plan.views {plan.views} and config.method.views {method.views} '
       'must be the same views'
     )
+  if plans.slots(plan) != plan.views:
+    if not getattr(method, 'takes_peers', False):
+      raise ValueError(
+        f'config.plan.name: {checked.plan["name"]!r} gives several pictures of a '
+        f'view in a row, which config.method {checked.method["name"]!r} does not '
+        'take'
+      )
+    if plan.views != method.views:
+      raise ValueError(
+        f'config.plan.views {plan.views} must be in the order of '
+        f'config.method.views {method.views}: the first is that of the anchors'
+      )
   if getattr(method, 'needs_pairs', False) and not plan.paired:
     raise ValueError(
       f'config.plan.name: {checked.plan["name"]!r} draws the views of a row '
@@ -312,7 +328,7 @@ def _check_pictures(checked: settings.Settings, method: Any) -> None:
   views = dict.fromkeys(method.views)
   for evaluator in make_evaluators(checked).values():
     views |= dict.fromkeys(
-      split.rsplit('_', 1)[-1] for _, split in evaluator.splits
+      flight.view_of(split) for _, split in evaluator.splits
     )
   for name in ('view_sizes', 'view_aspects', 'cut_rows', 'middle_half'):
     for view in getattr(data, name):

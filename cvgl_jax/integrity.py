@@ -26,6 +26,12 @@ def sign(state: Any, loop: Mapping[str, Any]) -> dict[str, Any]:
   return {**loop, KEY: {'arrays': _of_arrays(state), 'loop': _of_json(loop)}}
 
 
+def fingerprint(state: Any) -> str:
+  """One word for all arrays of a tree, in any sharding; see `sign`."""
+  text = json.dumps(_of_arrays(state), sort_keys=True)
+  return f'{zlib.crc32(text.encode()):08x}'
+
+
 def verify(state: Any, loop: Mapping[str, Any]) -> dict[str, Any]:
   """`loop` without the checksums, which must be those of what was read.
 

@@ -107,6 +107,25 @@ class Init:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Teacher:
+  """Another network of the same shape that a method learns from, if it does.
+
+  Attributes:
+    workdir: its run.
+    checkpoint: of that run: 'latest', 'best' or a step.
+    weights: or a torch file of it, in the reference's names, as in `Init`.
+  """
+
+  workdir: str = ''
+  checkpoint: str = 'latest'
+  weights: str = ''
+
+  def __post_init__(self):
+    if self.weights and self.workdir:
+      raise ValueError('give weights or workdir, not both')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
   """How long and how often.
 
@@ -186,6 +205,7 @@ class Settings:
   plan: Mapping[str, Any]
   augment: Mapping[str, Any]
   init: Init = dataclasses.field(default_factory=Init)
+  teacher: Teacher = dataclasses.field(default_factory=Teacher)
   optim: build.Optimizer
   train: Train = dataclasses.field(default_factory=Train)
   evals: Mapping[str, Any]
@@ -199,6 +219,7 @@ NEUTRAL = (
   'data.eval_batch_size',
   'data.view_aspects.',
   'init.',
+  'teacher.',  # a resumed run compares the teacher's weights, not its place
   'train.log_every_steps',
   'train.eval_',
   'train.save_',

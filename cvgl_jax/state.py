@@ -41,6 +41,9 @@ class State:
     opt_state: state of the optimiser.
     ema: moving average of `params`, or None.
     mining: what a plan that mines remembers, or None.
+    teacher: variables of another network that the loss learns from, or None. No
+      step changes them and no checkpoint holds them: they are those of the run
+      that `config.teacher` names.
   """
 
   step: jax.Array
@@ -49,6 +52,7 @@ class State:
   opt_state: Any
   ema: Any
   mining: Mining | None = None
+  teacher: Any = None
 
 
 def make_state(
@@ -118,13 +122,17 @@ def make_train_step(
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
     augment_rng, first_rng, second_rng = jax.random.split(rng, 3)
     batch = augment_batch(batch, augment, augment_rng)
+    before = state.mutable
+    if state.teacher is not None:
+      before = {**before, 'teacher': state.teacher}
     loss, mutable, metrics, grads, features = gradients(
-      state.params, state.mutable, batch, first_rng, state.step
+      state.params, before, batch, first_rng, state.step
     )
+    mutable = {key: mutable[key] for key in state.mutable}
 
     def grad_fn(params):
       """The gradient elsewhere (SAM); statistics and metrics are pass one's."""
-      return gradients(params, state.mutable, batch, second_rng, state.step)[3]
+      return gradients(params, before, batch, second_rng, state.step)[3]
 
     mining = state.mining
     if mining is not None:
@@ -144,7 +152,7 @@ def make_train_step(
       'param_norm': optax.tree.norm(params),
       **metrics,
     }
-    state = State(
+    state = state.replace(
       step=state.step + 1,
       params=params,
       mutable=mutable,

@@ -5,7 +5,7 @@ function -> evaluators -> loop (epochs: mining, batches).
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,15 +16,17 @@ from cvgl_jax import (
   checkpoint,
   evaluate,
   experiment,
+  initial_state,
   mining,
   progress,
   settings,
   sharding,
   stop,
+  teacher,
   writer,
 )
 from cvgl_jax import state as state_lib
-from cvgl_jax.data import stream
+from cvgl_jax.data import plans, stream
 from cvgl_jax.optim import build
 
 
@@ -67,6 +69,7 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
       f'config.method.num_classes: {method.num_classes} is less than the '
       f'{len(data.labels)} training places of {checked.data.names}; use 0'
     )
+  taught = teacher.load(method, checked)
   config = _with_classes(config, method)
   settings.save_config(workdir, config)
   evaluators = experiment.make_evaluators(checked)
@@ -84,12 +87,19 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
     samples_per_epoch=0 if plan.paired else min(map(len, data.splits.values())),
     batch_size=0 if plan.paired else options.batch_size,
   )
-  make, shapes, shardings = state_maker(method, tx, checked, mesh, miner=miner)
+  make, shapes, shardings = initial_state.maker(
+    method, tx, checked, mesh, miner=miner
+  )
   sharding.check_memory(shapes, shardings, mesh)
-  checkpoints = checkpoint.Checkpoints(workdir)
   facts = _facts(data, steps_per_epoch, mesh)
-  found = checkpoints.restore_latest(shapes, shardings)
+  facts['teacher'] = teacher.fingerprint(taught)
+  checkpoints = checkpoint.Checkpoints(workdir)
+  found = checkpoints.restore_latest(
+    shapes.replace(teacher=None), shardings.replace(teacher=None)
+  )
   state = make() if found is None else found[0]
+  state = state.replace(teacher=teacher.place(taught, shardings.teacher))
+  del taught  # one copy of it is enough
   first_step = int(state.step)
   owed = False  # an evaluation that the stopped run did not get to
   if found is not None:
@@ -118,7 +128,7 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
     repeats_evaluation=owed,
   )
   report = progress.Progress(
-    total_steps, options.batch_size * len(method.views)
+    total_steps, options.batch_size * len(plans.slots(plan))
   )
   metrics = {}
 
@@ -161,7 +171,7 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
       batches = epoch_batches(
         checked,
         data,
-        plan.views,
+        plans.slots(plan),
         miner.rows(state, epoch),
         epoch=epoch,
         start_step=done - epoch_start,
@@ -198,7 +208,7 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
           score = metrics[best_metric]
         if 'save' in at or stopping:
           facts |= {'owes_evaluation': owed}
-          checkpoints.save(step, state, facts, score)
+          checkpoints.save(step, state.replace(teacher=None), facts, score)
         if stopping and (step < total_steps or owed):
           raise stop.Stopped(
             f'stopped at step {step} of {total_steps} and saved; the same '
@@ -207,44 +217,6 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
   if first_step >= total_steps:
     logging.info('nothing to do: step %d of %d', first_step, total_steps)
   return metrics
-
-
-def state_maker(
-  method: Any,
-  tx: Any,
-  checked: settings.Settings,
-  mesh: jax.sharding.Mesh,
-  *,
-  miner: mining.Miner,
-) -> tuple[Callable[[], state_lib.State], Any, Any]:
-  """How to make the state before the first step; its shapes and shardings.
-
-  Nothing is computed or read until the maker is called: a resumed run needs
-  neither a second copy of the state nor the files of `config.init`.
-  """
-  sizes = experiment.network_sizes(checked, method.views)
-  build_state = lambda variables: state_lib.make_state(
-    variables,
-    tx,
-    ema=checked.train.ema_decay > 0,
-    mining=miner.initial(method, variables, sizes),
-  )
-  from_random = lambda: build_state(experiment.init_variables(method, checked))
-  shapes = jax.eval_shape(from_random)
-  shardings = sharding.state_sharding(
-    shapes,
-    mesh,
-    fsdp=checked.train.fsdp,
-    fsdp_min_size=checked.train.fsdp_min_size,
-  )
-
-  def make() -> state_lib.State:
-    if checked.init == settings.Init():
-      return jax.jit(from_random, out_shardings=shardings)()
-    variables = experiment.variables_before_training(method, checked, mesh)
-    return jax.jit(build_state, out_shardings=shardings)(variables)
-
-  return make, shapes, shardings
 
 
 def epoch_batches(

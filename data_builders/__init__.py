@@ -10,6 +10,7 @@ unfinished.py folders that a stopped build left behind
 progress.py   one progress line for terminals and for log files
 report.py     findings about a download, as text with an exit code
 check.py      `python -m data_builders.check NAME --manual_dir=M`
+plcd_index.py `python -m data_builders.plcd_index`: index files of PLCD
 __main__.py   `python -m data_builders data_builders/NAME --data_dir=D`
 <name>/       one data set each: <name>_dataset_builder.py and its test
 """

@@ -161,3 +161,22 @@ def test_a_method_sees_the_sizes_that_its_network_gets(monkeypatch):
   with pytest.raises(ValueError, match='not for this method'):
     experiment.check(config(polar_size=(8, 32)))
   assert seen[-1] == ({'satellite': (8, 32), 'drone': (32, 32)}, True)
+
+
+def test_a_plan_that_repeats_a_view_is_refused():
+  made = config()
+  made['plan']['views'] = ('satellite', 'drone', 'drone')
+  with pytest.raises(
+    ValueError, match=r'config\.plan\.views .* repeats a view'
+  ):
+    experiment.check(made)
+
+
+def test_anchors_are_of_the_first_view_of_the_method():
+  made = config()
+  made['plan'] = {'name': 'PeerBatches', 'views': ('drone', 'satellite')}
+  with pytest.raises(ValueError, match='the first is that of the anchors'):
+    experiment.check(made)
+  made['plan']['views'] = ('satellite', 'drone')
+  plan = experiment.make_plan(experiment.check(made))
+  assert plan.slots == ('satellite', *['drone'] * 6)

@@ -18,6 +18,8 @@ import zlib
 
 import numpy as np
 
+from cvgl_jax.data import flight
+
 VERSION = re.compile(r'(\d+)\.(\d+)\.(\d+)')
 INDEX = re.compile(r'index-(.+)\.npz')
 # What np.load raises on a cut or foreign file.
@@ -75,13 +77,14 @@ class DataSet:
 
   def check_split(self, split: str) -> None:
     """Raises ValueError, with what there is, if there is no such split."""
-    if split in self.splits():
+    splits = self.splits()
+    if split in splits:
       return
-    more = ''
+    more = flight.hint(split, splits)
     if not self.protocol and (protocols := _protocols(self.folder)):
-      more = f'; its protocols are {[f"{self.name}/{p}" for p in protocols]}'
+      more += f'; its protocols are {[f"{self.name}/{p}" for p in protocols]}'
     raise ValueError(
-      f'{self.name} has no split {split!r}; it has {self.splits()}{more}'
+      f'{self.name} has no split {split!r}; it has {splits}{more}'
     )
 
   def rows(self, split: str) -> int:

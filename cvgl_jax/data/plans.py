@@ -11,7 +11,8 @@ A plan turns the splits of every view (their columns, no picture) into an array
   the same place of the other views.
 * `limit_views`: the subsets with fewer drone pictures a building.
 
-Plans that need to know what looks alike: `global_mining`, `neighbour_batches`.
+Plans that need to know what looks alike: `global_mining`, `neighbour_batches`;
+one with several pictures of a view in a row: `peer_batches`.
 
 Sources: layumi/University1652-Baseline `train.py` (epoch of four zipped
 loaders), `prepare_limit_view.py`; the mixing of `Pairs` and `AllViews` is the
@@ -62,8 +63,8 @@ class IndependentViews:
     Raises:
       ValueError: a view is absent or smaller than one batch.
     """
-    counts = {view: _places(splits, view).size for view in self.views}
-    _check_batch(batch_size)
+    counts = {view: places(splits, view).size for view in self.views}
+    check_batch(batch_size)
     shortest = min(counts, key=counts.get)
     if counts[shortest] < batch_size:
       raise ValueError(
@@ -93,12 +94,12 @@ class IndependentViews:
     Raises:
       ValueError: see `steps_per_epoch`.
     """
-    _refuse_neighbours(self, neighbours)
+    refuse_neighbours(self, neighbours)
     steps = self.steps_per_epoch(splits, batch_size)
     columns = []
     for slot, view in enumerate(self.views):
       rng = generator(seed, epoch, f'independent/{slot}')
-      shuffled = rng.permutation(_places(splits, view).size)
+      shuffled = rng.permutation(places(splits, view).size)
       columns.append(shuffled[: steps * batch_size])
     grid = np.stack(columns, axis=-1).astype(np.int64)  # [steps*batch, slots]
     return grid.reshape(steps, batch_size, len(self.views))
@@ -151,7 +152,7 @@ class Pairs:
       ValueError: a view is absent, no place occurs in all views, or there are
         fewer such places than `batch_size`.
     """
-    _refuse_neighbours(self, neighbours)
+    refuse_neighbours(self, neighbours)
     common = _common_places(splits, self.views, batch_size)
     steps = common.size * self.pictures_per_place // batch_size
     rng = generator(seed, epoch, 'pairs')
@@ -189,7 +190,7 @@ class AllViews:
   def steps_per_epoch(self, splits: Mapping[str, Any], batch_size: int) -> int:
     """Batches of an epoch; Raises as `rows`."""
     common = _common_places(splits, self.views, batch_size)
-    counts = _counts(_places(splits, self.view), common)
+    counts = _counts(places(splits, self.view), common)
     return _steps(counts, batch_size)
 
   def rows(
@@ -202,9 +203,9 @@ class AllViews:
     neighbours: Any = None,
   ) -> np.ndarray:
     """Row numbers of one epoch, int64 [steps, batch, slots]; as `Pairs.rows`."""
-    _refuse_neighbours(self, neighbours)
+    refuse_neighbours(self, neighbours)
     common = _common_places(splits, self.views, batch_size)
-    uses = _counts(_places(splits, self.view), common)
+    uses = _counts(places(splits, self.view), common)
     steps = _steps(uses, batch_size)
     rng = generator(seed, epoch, 'all_views')
     missing = steps * batch_size - uses.sum()
@@ -259,6 +260,11 @@ def limit_views(split: Any, views_per_place: int) -> Any:
   return split.select(np.asarray(kept, np.int64))
 
 
+def slots(plan: Any) -> tuple[str, ...]:
+  """The view of each slot of a plan: its `slots`, or one slot a view."""
+  return tuple(getattr(plan, 'slots', plan.views))
+
+
 def generator(seed: int, epoch: int, purpose: str) -> np.random.Generator:
   """A generator of its own for each (seed, epoch, purpose)."""
   if seed < 0 or epoch < 0:
@@ -267,20 +273,20 @@ def generator(seed: int, epoch: int, purpose: str) -> np.random.Generator:
   return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
 
 
-def _refuse_neighbours(plan: Any, neighbours: Any) -> None:
+def refuse_neighbours(plan: Any, neighbours: Any) -> None:
   if neighbours is not None:
     raise ValueError(
       f'{type(plan).__name__} does not use mined neighbours; pass None'
     )
 
 
-def _places(splits: Mapping[str, Any], view: str) -> np.ndarray:
+def places(splits: Mapping[str, Any], view: str) -> np.ndarray:
   if view not in splits:
     raise ValueError(f'no view {view!r}; there are {sorted(splits)}')
   return np.asarray(splits[view].place)
 
 
-def _check_batch(batch_size: int) -> None:
+def check_batch(batch_size: int) -> None:
   if batch_size < 1:
     raise ValueError(f'batch size is {batch_size}; it must be 1 or more')
 
@@ -289,8 +295,8 @@ def _common_places(
   splits: Mapping[str, Any], views: tuple[str, ...], batch_size: int
 ) -> np.ndarray:
   """Sorted known places that every view has, int64 [P] with P >= batch."""
-  _check_batch(batch_size)
-  sets = [np.unique(_places(splits, view)) for view in views]
+  check_batch(batch_size)
+  sets = [np.unique(places(splits, view)) for view in views]
   common = sets[0][sets[0] >= 0]
   for other in sets[1:]:
     common = np.intersect1d(common, other, assume_unique=True)
@@ -382,8 +388,8 @@ def _pictures(
   """
   columns = []
   for view in views:
-    rows = np.flatnonzero(np.isin(_places(splits, view), common))
-    index = np.searchsorted(common, _places(splits, view)[rows])
+    rows = np.flatnonzero(np.isin(places(splits, view), common))
+    index = np.searchsorted(common, places(splits, view)[rows])
     rows = rows[np.lexsort((rng.random(rows.size), index))]
     count = np.bincount(index, minlength=common.size)
     start = np.cumsum(count) - count

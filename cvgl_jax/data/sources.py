@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from cvgl_jax.data import catalog, relations
+from cvgl_jax.data import catalog, flight, relations
 
 COLUMNS = (
   'place',
@@ -82,7 +82,8 @@ class Split:
   """The pictures of one split (of one or several data sets), N rows.
 
   Attributes:
-    name: such as 'train_drone' or 'test_gallery_satellite'.
+    name: such as 'train_drone', 'test_gallery_satellite' or
+      'test_gallery_drone_low'.
     place: [N] int64.
     path: [N] text, as in the official release.
     latlon_deg: [N, 2] float64, WGS 84; NaN = unknown.
@@ -119,8 +120,8 @@ class Split:
 
   @property
   def view(self) -> str:
-    """The last part of the name: 'drone', 'satellite', ..."""
-    return self.name.rsplit('_', 1)[-1]
+    """What the pictures show: 'drone', 'satellite', ..., by the name."""
+    return flight.view_of(self.name)
 
   def __len__(self) -> int:
     return len(self.place)
@@ -176,11 +177,13 @@ def open_split(
       'rendered_city/demo' or 'vigor/same' (its latest version is used), or
       several of them: their rows are concatenated in this order, and so are
       the rows of the gallery that `positive` counts.
-    split: such as 'train_drone'.
+    split: such as 'train_drone'; or 'train_drone_low', '..._middle',
+      '..._high', the part of a drone split at that altitude (`flight`).
 
   Raises:
     ValueError: no such data set (with the command that builds it), no such
-      split (with those that exist), or data sets that share place numbers.
+      split (with those that exist), data sets that share place numbers, or
+      drone pictures whose altitude is not known.
   """
   names = [name] if isinstance(name, str) else list(name)
   if not names:
@@ -222,7 +225,20 @@ def class_labels(splits: Iterable[Split]) -> dict[int, int]:
   return {int(place): label for label, place in enumerate(places)}
 
 
-def _open_one(data_set: catalog.DataSet, split: str) -> Split:
+def _open_one(data_set: catalog.DataSet, name: str) -> Split:
+  """A split of one data set, or the part of it that the name says."""
+  split, altitude = flight.split_and_altitude(name)
+  whole = _open_whole(data_set, split)
+  if not altitude:
+    return whole
+  try:
+    rows = flight.rows_at(whole, altitude)
+  except ValueError as error:
+    raise ValueError(f'{data_set.name}, {name}: {error}') from error
+  return dataclasses.replace(whole.select(rows), name=name)
+
+
+def _open_whole(data_set: catalog.DataSet, split: str) -> Split:
   data_set.check_split(split)
   stored = data_set.stored()
   index = data_set.index(split)

@@ -53,7 +53,7 @@ def batches(
   Args:
     splits: view -> split that the rows of its slot point into.
     rows: int [steps, batch, slots], a plan's epoch; the same on every process.
-    views: the view of each slot.
+    views: the view of each slot; a view may have several.
     load: bytes, generator, view, name for errors -> uint8 [H, W, 3]; with a
       generator of its own for every (seed, epoch, position in the epoch).
     labels: place -> class, as a mapping or as an array indexed by the place;
@@ -67,9 +67,10 @@ def batches(
     workers: processes that decode; 0 (recommended) uses threads alone.
 
   Yields:
-    view -> {'image': uint8 [b, H, W, 3], 'label': int32 [b],
-    'place': int32 [b], 'row': int32 [b], the number in the split} with b =
-    batch / process count.
+    view -> {'image': uint8 [b n, H, W, 3], 'label': int32 [b n],
+    'place': int32 [b n], 'row': int32 [b n], the number in the split} with b =
+    batch / process count, for a view of n slots (mostly 1): rows n k to
+    n k + n - 1 are those of row k of the plan, in the order of the slots.
 
   Raises:
     ValueError: sizes that do not fit, a row or place without an entry, a
@@ -99,7 +100,9 @@ def batches(
   )
   keys = np.stack([rows, numbers], axis=-1)[start_step:, mine]
   keys = keys.reshape(-1, len(views), 2)  # [samples, slots, (row, position)]
-  return _run(keys, task, local, threads=threads, workers=workers)
+  return map(
+    _peers_in_a_row, _run(keys, task, local, threads=threads, workers=workers)
+  )
 
 
 def sequential(
@@ -143,7 +146,7 @@ def sequential(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _LoadRow(grain.transforms.Map):
-  """One place in the batch: the pictures of all its slots."""
+  """One place in the batch: view -> the pictures of its slots, [n, ...]."""
 
   splits: tuple[Split, ...]
   classes: tuple[np.ndarray, ...]
@@ -152,20 +155,21 @@ class _LoadRow(grain.transforms.Map):
   seed: int
   epoch: int
 
-  def map(self, key: np.ndarray) -> dict[str, dict[str, Any]]:
-    sample = {}
+  def map(self, key: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    sample: dict[str, list[dict[str, Any]]] = {}
     for slot, view in enumerate(self.views):
       row, position = (int(number) for number in key[slot])
       split = self.splits[slot]
       word = (self.epoch << 40) | position
       rng = np.random.Generator(np.random.Philox(key=[self.seed, word]))
-      sample[view] = {
+      picture = {
         'image': _load(self.load, split, row, view=view, rng=rng),
         'label': self.classes[slot][row],
         'place': np.int32(split.place[row]),
         'row': np.int32(row),
       }
-    return sample
+      sample.setdefault(view, []).append(picture)
+    return {view: _stack(pictures) for view, pictures in sample.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,6 +188,27 @@ class _LoadInOrder(grain.transforms.Map):
       self.load, self.split, int(row), view=self.split.view, rng=None
     )
     return {'image': image, 'row': row}
+
+
+def _stack(pictures: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+  """Pictures as one, [n, ...]; a single one is not copied."""
+  if len(pictures) == 1:
+    return {key: np.asarray(value)[None] for key, value in pictures[0].items()}
+  return {
+    key: np.stack([picture[key] for picture in pictures]) for key in pictures[0]
+  }
+
+
+def _peers_in_a_row(
+  batch: dict[str, dict[str, np.ndarray]],
+) -> dict[str, dict[str, np.ndarray]]:
+  """[b, n, ...] -> [b n, ...]."""
+  return {
+    view: {
+      key: value.reshape(-1, *value.shape[2:]) for key, value in arrays.items()
+    }
+    for view, arrays in batch.items()
+  }
 
 
 def _run(
@@ -240,8 +265,6 @@ def _check_plan(
       f'the plan has shape {rows.shape}; expected [steps, batch, '
       f'{len(views)}] for views {tuple(views)}'
     )
-  if len(set(views)) != len(views):
-    raise ValueError(f'views {tuple(views)} repeat a name')
   for slot, view in enumerate(views):
     if view not in splits:
       raise ValueError(

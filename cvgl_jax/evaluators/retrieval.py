@@ -31,7 +31,8 @@ class Evaluator:
 
   Attributes:
     query_split: such as 'test_query_drone'.
-    gallery_split: such as 'test_gallery_satellite'.
+    gallery_split: such as 'test_gallery_satellite'; 'test_gallery_drone_low' is
+      the part of a drone split at that altitude (`data.flight`).
     data_names: data sets to evaluate on; () takes the run's own.
     query_view: branch that embeds the queries; '' takes the split's view.
     gallery_view: the same for the gallery.

@@ -24,6 +24,11 @@ and, where not every kind of pictures suits it (`experiment.check` asks),
   check_pictures(sizes, polar) raises ValueError; sizes: view -> (height, width)
     that the network sees; polar: satellite pictures are laid out as panoramas
 
+and, where the loss learns from another network of the same shape,
+
+  needs_teacher: whether `mutable` must hold its variables under 'teacher' in
+    training (the loop puts them there, see `cvgl_jax/teacher.py`)
+
 and, for the report, where the descriptor has parts that belong to regions of a
 picture,
 
@@ -119,7 +124,8 @@ class FromFeatures:
     """The training loss of one batch; the formula is in the method's module."""
     features, mutable = self.features(params, mutable, batch, rng)
     loss, metrics = self.loss_from_features(params, features, batch, step)
-    return loss, Aux(mutable, metrics, embeddings(features))
+    views = {view: features[view] for view in self.views}
+    return loss, Aux(mutable, metrics, embeddings(views))
 
   def embed(
     self, variables: Mapping[str, Any], images: jax.Array, view: str

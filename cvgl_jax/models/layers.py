@@ -12,7 +12,8 @@ Source: layumi/University1652-Baseline `model.py` (GeM, ClassBlock),
 AggMan96/RK-Net `model.py` (USAM), torchvision and torch 2 (batch norm, init).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -128,12 +129,20 @@ class BatchNorm(nn.Module):
   scale_init: Callable = nn.initializers.ones
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(
+    self,
+    x: jax.Array,
+    *,
+    train: bool,
+    in_turn: Sequence[bool] | None = None,
+  ) -> jax.Array:
     """Normalises.
 
     Args:
       x: [..., C].
       train: use and record the statistics of this batch.
+      in_turn: [P]: x is [B, P, C], P groups that come one after the other: each
+        is normalised by its own statistics, and those with True are recorded.
 
     Returns:
       [..., C].
@@ -151,35 +160,41 @@ class BatchNorm(nn.Module):
       'batch_stats', 'var', jnp.ones, (channels,), jnp.float32
     )
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    ones = (1,) * (x.ndim - 1)
 
-    def broadcast(vector):
-      return vector.reshape(*ones, channels)
+    def broadcast(vectors):  # [C], or [P, C] of groups
+      return vectors.reshape(*(1,) * (x.ndim - vectors.ndim), *vectors.shape)
 
     if train:
-      count = x.size // channels
+      axes = tuple(range(x.ndim - (1 if in_turn is None else 2)))
+      count = math.prod(x.shape[axis] for axis in axes)
       if count < 2:
         raise ValueError(
           f'batch norm {"/".join(self.path)}: training needs more than one value '
           f'per channel, got an input of shape {tuple(x.shape)}; use a larger '
           'batch (or fewer micro-batches)'
         )
-      axes = tuple(range(x.ndim - 1))
       mean, var = _moments(wide, axes, about=running_mean.value)
       if not self.is_initializing():
-        keep = self.momentum
         unbiased = var * (count / (count - 1))
-        running_mean.value = (
-          keep * running_mean.value + (1 - keep) * mean
-        ).astype(running_mean.value.dtype)
-        running_var.value = (
-          keep * running_var.value + (1 - keep) * unbiased
-        ).astype(running_var.value.dtype)
+        for known, value in ((running_mean, mean), (running_var, unbiased)):
+          known.value = self._recorded(known.value, value, in_turn)
     else:
       mean, var = running_mean.value, running_var.value
-    factor = jax.lax.rsqrt(var + self.epsilon) * scale
+    factor = jax.lax.rsqrt(var + self.epsilon) * scale.reshape(
+      *(1,) * (var.ndim - 1), channels
+    )
     y = (wide - broadcast(mean)) * broadcast(factor) + broadcast(bias)
     return y.astype(self.dtype or x.dtype)
+
+  def _recorded(self, running, batch, in_turn):
+    """The running statistic after a batch, or after groups of it in turn."""
+    groups = [batch]
+    if in_turn is not None:
+      groups = [batch[i] for i, known in enumerate(in_turn) if known]
+    dtype = running.dtype
+    for value in groups:
+      running = self.momentum * running + (1 - self.momentum) * value
+    return running.astype(dtype)
 
 
 def _moments(
@@ -240,6 +255,13 @@ def pool(x: jax.Array, kind: str) -> jax.Array:
   if kind == 'gem':
     return GeM(name='gem2')(x)
   raise ValueError(f'pool {kind!r}: expected one of {POOLS}')
+
+
+def unit(x: jax.Array) -> jax.Array:
+  """x / max(|x|, 1e-12) along the last axis; a zero vector has no gradient."""
+  square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+  norm = jnp.sqrt(jnp.where(square > 0, square, 1.0))
+  return x / jnp.maximum(norm, 1e-12)
 
 
 class USAM(nn.Module):
@@ -322,6 +344,26 @@ class ClassBlock(nn.Module):
       x = self.norm(x, train=train)
     if self.relu:
       x = nn.leaky_relu(x, 0.1)
+    return self.dropout(x, deterministic=not train)
+
+  def features_in_turn(
+    self, x: jax.Array, *, train: bool, record: Sequence[bool]
+  ) -> jax.Array:
+    """`features` of several groups, one after the other, by one product.
+
+    Every group is normalised by its own statistics.
+
+    Args:
+      x: [B, P, C], P groups.
+      train: as for `features`.
+      record: [P], which groups update the running statistics.
+
+    Returns:
+      [B, P, D] float32.
+    """
+    x = self.add_block_0(x)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = self.norm(x, train=train, in_turn=record)
     return self.dropout(x, deterministic=not train)
 
   def classify(self, features: jax.Array) -> jax.Array:

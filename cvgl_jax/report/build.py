@@ -23,6 +23,7 @@ def build(
   *,
   open_split: OpenSplit,
   describe: Callable[[], Mapping[str, Any]] | None = None,
+  extra: Callable[[pathlib.Path], Mapping[str, Any]] | None = None,
 ) -> tuple[pathlib.Path, str]:
   """Writes the report of a run.
 
@@ -33,6 +34,8 @@ def build(
       why.
     describe: what `evaluate.describe` says of the run's method; None: nothing
       is shown of it.
+    extra: what a chain shows beside it, see `chain`, made in the folder that it
+      is called with; None for a run.
 
   Returns:
     Path of `report/index.html`, and the metric tables as plain text.
@@ -64,6 +67,7 @@ def build(
   page = _template().render(
     title=run.resolve().name,
     workdir=workdir,
+    chain=None if extra is None else extra(folder),
     facts=_facts(values, log, views)
     + (model.facts(described) if described else []),
     tasks=tasks,

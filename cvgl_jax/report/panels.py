@@ -22,6 +22,7 @@ _SIDE_PX = 160  # of a picture in a panel
 _MAX_WIDE = 4.0  # times its height: how wide a panorama is shown
 _PITCH, _GAP = 1.06, 0.15  # in units of a picture's side
 _ABOVE, _BELOW = 0.24, 0.17
+_LABEL = 1.25  # of the column of labels
 _INCHES = 1.05  # of a picture's side
 
 
@@ -68,6 +69,34 @@ def sheet(rows: Sequence[Sequence[Tile]]) -> bytes:
     for index, tile in enumerate(row):
       wide = first if index == 0 else 1.0
       _draw(axes, tile, left=starts[index], bottom=bottom, wide=wide)
+  axes.set_xlim(-0.03, width - 0.03)
+  axes.set_ylim(-_BELOW, line * len(rows) - _BELOW)
+  return figures.png(page)
+
+
+def grid(rows: Sequence[tuple[str, Sequence[Tile | None]]]) -> bytes:
+  """Labelled rows of pictures below one another; None leaves a gap."""
+  count = max(len(tiles) for _, tiles in rows)
+  width, line = _LABEL + _PITCH * count, 1 + _ABOVE + _BELOW
+  page = figure.Figure(
+    figsize=(_INCHES * width, _INCHES * line * len(rows)), dpi=figures.DPI
+  )
+  axes = page.add_axes((0, 0, 1, 1))
+  axes.set_axis_off()
+  for number, (label, tiles) in enumerate(rows):
+    bottom = line * (len(rows) - 1 - number)
+    axes.text(
+      0,
+      bottom + 0.5,
+      label,
+      color=figures.NEUTRAL,
+      fontsize=9,
+      ha='left',
+      va='center',
+    )
+    for index, tile in enumerate(tiles):
+      if tile is not None:
+        _draw(axes, tile, left=_LABEL + _PITCH * index, bottom=bottom, wide=1.0)
   axes.set_xlim(-0.03, width - 0.03)
   axes.set_ylim(-_BELOW, line * len(rows) - _BELOW)
   return figures.png(page)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cvgl_jax import writer
-from cvgl_jax.data import stream, transforms
+from cvgl_jax.data import flight, stream, transforms
 from cvgl_jax.report import figures, files, panels
 
 # What np.load raises on a cut or foreign file.
@@ -34,14 +34,7 @@ class Evaluation:
   def __init__(self, path: pathlib.Path):
     self.name = path.stem
     self.summary = files.read_json(path)
-    arrays = path.with_suffix('.npz')
-    try:
-      with np.load(arrays, allow_pickle=False) as file:
-        self.arrays = {key: file[key] for key in file.files}
-    except _UNREADABLE as error:
-      raise ValueError(
-        f'{arrays}: cannot be read ({error}); run `main.py evaluate` again'
-      ) from error
+    self.arrays = read_arrays(path.with_suffix('.npz'))
 
   @property
   def anchor(self) -> str:
@@ -52,8 +45,7 @@ class Evaluation:
     """What the queries and the gallery show."""
     settings = self.summary['settings']
     return tuple(
-      settings[f'{side}_split'].rsplit('_', 1)[-1]
-      for side in ('query', 'gallery')
+      flight.view_of(settings[f'{side}_split']) for side in ('query', 'gallery')
     )
 
   @property
@@ -78,6 +70,19 @@ class Evaluation:
       return np.zeros(0, np.int64)
     place = self.arrays['query_place'][query]
     return np.flatnonzero(self.arrays['gallery_place'] == place)
+
+
+def read_arrays(
+  path: pathlib.Path, *, again: str = 'main.py evaluate'
+) -> dict[str, np.ndarray]:
+  """Arrays of an .npz; ValueError with what writes it anew if it is damaged."""
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      return {key: file[key] for key in file.files}
+  except _UNREADABLE as error:
+    raise ValueError(
+      f'{path}: cannot be read ({error}); run `{again}` again'
+    ) from error
 
 
 def failures(evaluation: Evaluation, folder: pathlib.Path) -> dict[str, Any]:

@@ -83,6 +83,16 @@ _TINY = {
   'panorama_hw': (64, 256),
   'oversample': 1,
 }
+# Whole flights of 54 in training, several street photos: for PLCD.
+_FLIGHTS_DEMO = _DEMO | {
+  'train_places': 240,
+  'query_places': 80,
+  'distractor_places': 40,
+  'train_drone': 54,
+  'test_drone': 18,
+  'street': 4,
+  'panorama': 0,
+}
 _PAIRS_TINY = {
   'train_places': 16,
   'test_places': 8,
@@ -139,6 +149,11 @@ class Builder(base.Builder):
       description='The sizes of University-1652 and UniV, 256 px.',
     ),
     Config(name='tiny', plan=_TINY, description='24 places, 64 px: for tests.'),
+    Config(
+      name='flights_demo',
+      plan=_FLIGHTS_DEMO,
+      description='360 places, 128 px: flights of 54 in training, street photos.',
+    ),
     Config(
       name='pairs_demo',
       form='pairs',

@@ -112,6 +112,72 @@ def test_worker_processes_change_nothing():
   assert_equal(run(splits, rows), with_workers)
 
 
+PEERS = ('satellite', 'drone', 'drone', 'drone')
+
+
+def peer_rows(splits):
+  """Steps of 6 anchors, each with three drone pictures of its place."""
+  rng = np.random.default_rng(0)
+  anchors = rng.permutation(12).reshape(2, 6, 1)
+  peers = 4 * anchors + rng.permuted(np.tile(np.arange(4), (2, 6, 1)), axis=2)
+  return np.concatenate([anchors, peers[..., :3]], axis=2)
+
+
+def test_several_slots_of_a_view_stand_in_a_row():
+  splits = world()
+  rows = peer_rows(splits)
+  plain = transforms.Loader(image_size=(12, 10))
+  for step, batch in enumerate(run(splits, rows, load=plain, views=PEERS)):
+    assert set(batch) == set(VIEWS)
+    assert batch['satellite']['image'].shape == (6, 12, 10, 3)
+    assert batch['drone']['image'].shape == (18, 12, 10, 3)
+    peers = rows[step, :, 1:].reshape(-1)
+    np.testing.assert_array_equal(batch['drone']['row'], peers)
+    anchors = batch['satellite']['place']
+    np.testing.assert_array_equal(batch['drone']['place'], anchors.repeat(3))
+    np.testing.assert_array_equal(
+      batch['drone']['label'], anchors.repeat(3) - 5
+    )
+    expected = [
+      plain(splits['drone'].files[row], None, 'drone', '') for row in peers
+    ]
+    np.testing.assert_array_equal(batch['drone']['image'], expected)
+    for array in batch['drone'].values():
+      assert array.dtype in (np.uint8, np.int32)
+
+
+def test_every_slot_of_a_view_draws_its_own_random_numbers():
+  splits = world()
+  rows = np.zeros((1, 2, 4), np.int64)  # the same pictures everywhere
+  images = run(splits, rows, views=PEERS)[0]['drone']['image']
+  assert len({image.tobytes() for image in images}) > 3
+
+
+@pytest.mark.parametrize('count', [2, 3])
+def test_the_peers_of_an_anchor_go_to_its_process(count):
+  splits = world()
+  rows = peer_rows(splits)
+  shares = [
+    run(splits, rows, views=PEERS, process=(p, count)) for p in range(count)
+  ]
+  for share in shares:
+    for batch in share:
+      place = batch['satellite']['place'].repeat(3)
+      np.testing.assert_array_equal(batch['drone']['place'], place)
+  joined = jax.tree.map(lambda *parts: np.concatenate(parts), *shares)
+  assert_equal(run(splits, rows, views=PEERS), joined)
+
+
+@pytest.mark.slow
+def test_worker_processes_change_nothing_for_peers():
+  splits = world()
+  rows = peer_rows(splits)
+  with_workers = jax.tree.map(
+    np.copy, run(splits, rows, views=PEERS, workers=2)
+  )
+  assert_equal(run(splits, rows, views=PEERS), with_workers)
+
+
 @pytest.mark.parametrize('count', [2, 3])
 def test_the_shares_of_all_processes_make_the_global_batch(count):
   splits = world()
@@ -178,7 +244,7 @@ def test_a_damaged_picture_is_named():
     ({'process': (2, 2)}, 'process 2 of 2'),
     ({'start_step': 9}, 'start_step 9'),
     ({'views': ('satellite', 'street')}, "no split for view 'street'"),
-    ({'views': ('drone', 'drone')}, 'repeat a name'),
+    ({'views': ('drone', 'drone', 'drone')}, r'expected \[steps, batch, 3\]'),
     ({'views': ('satellite',)}, r'expected \[steps, batch, 1\]'),
     ({'views': ('drone', 'satellite')}, 'train_satellite, which has 12'),
   ],

@@ -29,6 +29,12 @@ TOY = {
     'dim': 12,
   },
   'sample4geo': {'backbone': 'convnext_mini', 'backbone_width': 4},
+  'plcd': {
+    'num_classes': 5,
+    'backbone': 'resnet18',
+    'backbone_width': 4,
+    'dim': 16,
+  },
 }
 # (height, width) of the pictures of a view, where the method asks for more.
 SIZES = {'panorama': (64, 128), 'satellite': (64, 64)}
