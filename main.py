@@ -19,6 +19,7 @@ from absl import flags, logging
 from ml_collections import config_dict, config_flags
 
 from cvgl_jax import commands, settings
+from cvgl_jax.chain import recipe as chain_recipe
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,6 +62,7 @@ def load_config(args: argparse.Namespace, rest: list[str]) -> dict:
     raise ValueError('train needs --config=configs/<recipe>.py')
   else:
     saved = config_dict.ConfigDict(settings.load_config(args.workdir))
+    chain_recipe.tie(saved)
     config_flags.DEFINE_config_dict(
       'config', saved, flag_values=values, sys_argv=argv
     )

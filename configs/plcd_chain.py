@@ -9,6 +9,9 @@ the drone-satellite network d2s are trained in this order, as configs/plcd_g2d.p
 and configs/plcd_d2s.py say; then street queries are led to satellite pictures by
 the drone pictures of low altitude. The same command resumes at any point.
 
+--config=configs/plcd_chain.py:direct also trains g2s, a network of all three
+views that compares street and satellite pictures directly, and ranks with it.
+
 What all stages share is set once: --config.data.dir, --config.data.names,
 --config.seed. Anything else is a stage's own:
 --config.stages.g2d1.train.epochs=60.
@@ -22,7 +25,7 @@ Source: ZelongZeng/PLCD, README, `diffusion/evaluate_dfs.py`.
 
 from ml_collections import config_dict
 
-from configs import plcd_d2s, plcd_g2d
+from configs import plcd_d2s, plcd_g2d, university1652
 
 # Ground -> satellite by cross-diffusion.
 PUBLISHED = {
@@ -30,16 +33,55 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-def get_config() -> config_dict.ConfigDict:
-  """The published chain."""
-  stages = {
-    f'g2d{number}': plcd_g2d.get_config(option)
-    for number, option in enumerate(plcd_g2d.GENERATIONS)
+OPTIONS = ('', 'direct')
+VIEWS = ('satellite', 'street', 'drone')
+
+
+def get_config(option: str = '') -> config_dict.ConfigDict:
+  """The published chain.
+
+  Args:
+    option: '', or 'direct' to compare with a network of all three views.
+  """
+  return chain(stages(option), joint=joint('g2d2', 'd2s', direct(option)))
+
+
+def stages(option: str) -> dict[str, config_dict.ConfigDict]:
+  """The recipes by name, in their order."""
+  made = {
+    f'g2d{number}': plcd_g2d.get_config(generation)
+    for number, generation in enumerate(plcd_g2d.GENERATIONS)
   }
-  stages['g2d1'].teacher.workdir = 'stage:g2d0'
-  stages['g2d2'].teacher.workdir = 'stage:g2d1'
-  stages['d2s'] = plcd_d2s.get_config()
-  return chain(stages, joint=joint('g2d2', 'd2s'))
+  made['g2d1'].teacher.workdir = 'stage:g2d0'
+  made['g2d2'].teacher.workdir = 'stage:g2d1'
+  made['d2s'] = plcd_d2s.get_config()
+  if direct(option):
+    made[direct(option)] = three_views()
+  return made
+
+
+def direct(option: str) -> str:
+  """Name of the stage that ranks directly; '' for none."""
+  if option not in OPTIONS:
+    raise ValueError(f'no option {option!r}; there are {OPTIONS}')
+  return 'g2s' if option else ''
+
+
+def three_views() -> config_dict.ConfigDict:
+  """University-1652's baseline, with trunk, pictures and training of PLCD."""
+  config = plcd_g2d.network('street')
+  plcd, config.method = config.method, university1652.get_config().method
+  config.method.views = VIEWS
+  for key in (
+    *('backbone', 'backbone_width', 'last_stride', 'pool', 'dim', 'droprate'),
+    *('dtype', 'remat'),
+  ):
+    config.method[key] = plcd[key]
+  config.plan = {'name': 'IndependentViews', 'views': VIEWS}
+  config.evals = {
+    'street_to_satellite': university1652.task('street', 'satellite')
+  }
+  return config
 
 
 def chain(
@@ -65,12 +107,18 @@ def chain(
   return config
 
 
-def joint(query_stage: str, gallery_stage: str) -> dict:
-  """What two networks find together, by the pictures that both embed."""
+def joint(query_stage: str, gallery_stage: str, direct_stage: str = '') -> dict:
+  """What two networks find together, by the pictures that both embed.
+
+  Args:
+    query_stage: embeds queries and bridge.
+    gallery_stage: embeds bridge and gallery.
+    direct_stage: embeds queries and gallery, to compare with; '' for none.
+  """
   return {
-    'query_stage': query_stage,  # embeds queries and bridge
-    'gallery_stage': gallery_stage,  # embeds bridge and gallery
-    'direct_stage': '',  # one that embeds queries and gallery, to compare with
+    'query_stage': query_stage,
+    'gallery_stage': gallery_stage,
+    'direct_stage': direct_stage,
     'query_split': 'test_query_street',
     'bridge_split': 'test_gallery_drone_low',  # '..._drone': all altitudes
     'gallery_split': 'test_gallery_satellite',
@@ -87,7 +135,7 @@ def joint(query_stage: str, gallery_stage: str) -> dict:
       'cg_iterations': 20,
       'cg_tolerance': 1e-6,
       'converge': False,  # True: whatever cg_iterations says
-      'hiera': 0,
+      'hiera': 0,  # regions of a drone picture that a query may resemble
       'block': 32,  # nodes solved together: speed only
     },
     'ranks': (1, 5, 10),

@@ -6,23 +6,31 @@
     --workdir=runs/quickstart_plcd
   python main.py report --workdir=runs/quickstart_plcd
 
-The stages of configs/plcd_chain.py with four convolutions from random weights
-instead of a ResNet-50 from ImageNet's.
+The stages of configs/plcd_chain.py with its losses, regions and generations;
+--config=configs/quickstart_plcd_chain.py:direct ranks directly too. What is not
+PLCD's, since the networks start from random weights and see 240 places: four
+convolutions instead of a ResNet-50 from ImageNet's, no dropout, 112 x 112
+pictures; optimiser and augmentation of configs/quickstart.py (AdamW with warm-up
+and cosine decay instead of SGD in steps; pictures rotated freely, zoomed and
+coloured, never mirrored); batches of 16 anchors, 8 epochs instead of 120; kq, kd
+and n_trunc for 120 places.
 """
 
-from configs import plcd_chain, plcd_d2s, plcd_g2d, quickstart
+from configs import plcd_chain, quickstart
+
+OPTIONS = plcd_chain.OPTIONS
 
 
-def get_config():
-  """Three generations, drone-satellite, cross-diffusion."""
+def get_config(option: str = ''):
+  """Three generations, drone-satellite, cross-diffusion.
+
+  Args:
+    option: as in configs/plcd_chain.py.
+  """
   stages = {
-    f'g2d{number}': small(plcd_g2d.get_config(option))
-    for number, option in enumerate(plcd_g2d.GENERATIONS)
+    name: small(stage) for name, stage in plcd_chain.stages(option).items()
   }
-  stages['g2d1'].teacher.workdir = 'stage:g2d0'
-  stages['g2d2'].teacher.workdir = 'stage:g2d1'
-  stages['d2s'] = small(plcd_d2s.get_config())
-  joint = plcd_chain.joint('g2d2', 'd2s')
+  joint = plcd_chain.joint('g2d2', 'd2s', plcd_chain.direct(option))
   joint['published'] = {}  # of University-1652
   # 120 places with six low drone pictures each, instead of 951 with 18.
   joint['diffusion'].update({'kq': 6, 'kd': 20, 'n_trunc': 200})
@@ -39,6 +47,13 @@ def small(config):
   config.method.update(
     {'backbone': 'small_cnn', 'backbone_width': 32, 'dim': 128, 'droprate': 0.0}
   )
+  if config.method.name == like.method.name:
+    # The instance loss alone learns little from a few hundred places: InfoNCE
+    # between a satellite picture and others of its place, a street one a row.
+    for key in ('joint_statistics', 'instance_weight', 'losses'):
+      config.method[key] = like.method[key]
+    views = config.method.views
+    config.plan = {'name': 'AllViews', 'views': views, 'view': 'street'}
   config.augment = like.augment
   config.optim = like.optim
   config.train.batch_size = 16

@@ -11,6 +11,7 @@ included. What a killed process left half-written is removed when the run
 starts again.
 """
 
+import hashlib
 import json
 import math
 import pathlib
@@ -354,6 +355,41 @@ def restore_variables(
   return jax.tree.unflatten(
     jax.tree.structure(shapes), [values[path] for path in wanted]
   )
+
+
+def read_loop(workdir: str, step: int) -> dict[str, Any]:
+  """The loop state of a checkpoint, with the checksums of its arrays.
+
+  Raises:
+    ValueError: it is missing or damaged.
+  """
+  folder = pathlib.Path(workdir).absolute() / 'checkpoints' / str(step)
+  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+    try:
+      return reader.restore(folder / 'loop')
+    except Exception as error:
+      raise ValueError(
+        f'checkpoint {folder} is missing or damaged: {_first_line(error)}'
+      ) from error
+
+
+def fingerprint(workdir: str, step: int) -> str:
+  """Tells the state of one checkpoint from another: a hash of its checksums.
+
+  No array is read, so damage to one is not noticed here.
+
+  Raises:
+    ValueError: the checkpoint is missing or damaged, or has no checksums.
+  """
+  try:
+    sums = read_loop(workdir, step)[integrity.KEY]['arrays']
+  except (KeyError, TypeError) as error:
+    folder = pathlib.Path(workdir).absolute() / 'checkpoints' / str(step)
+    raise ValueError(
+      f'checkpoint {folder} is damaged: it has no checksums'
+    ) from error
+  text = json.dumps(sums, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_facts(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -44,6 +44,8 @@ def train(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
   _check_one_run(args, config)
   try:
     train_lib.train(config, args.workdir)
+  except stop.StoppedAtEnd:
+    pass  # The run is whole.
   except stop.Stopped as stopped:
     sys.stderr.write(f'{stopped}\n')
     return STOPPED

@@ -227,34 +227,58 @@ NEUTRAL = (
 )
 
 
-def save_config(workdir: str, config: Mapping[str, Any]) -> None:
-  """Writes `config.json`; in a workdir that has one, checks it first.
+def check_config(workdir: str, config: Mapping[str, Any]) -> None:
+  """Compares a config with `config.json`, where there is one; writes nothing.
+
+  Args:
+    workdir: of the run.
+    config: of `with_classes`.
 
   Raises:
     ValueError: the run was started with another config (lists the keys).
   """
   path = pathlib.Path(workdir) / 'config.json'
-  if path.exists():
-    before, now = (
-      traverse_util.flatten_dict(tree, sep='.')
-      for tree in (load_config(workdir), _tuples(config))
+  if not path.exists():
+    return
+  before, now = (
+    traverse_util.flatten_dict(tree, sep='.')
+    for tree in (load_config(workdir), _tuples(config))
+  )
+  changed = sorted(
+    key
+    for key in before.keys() | now.keys()
+    if before.get(key) != now.get(key) and not key.startswith(NEUTRAL)
+  )
+  if changed:
+    differences = '; '.join(
+      f'{key}: {before.get(key)!r} -> {now.get(key)!r}' for key in changed
     )
-    changed = sorted(
-      key
-      for key in before.keys() | now.keys()
-      if before.get(key) != now.get(key) and not key.startswith(NEUTRAL)
+    raise ValueError(
+      f'{path} is of a run with another config ({differences}). Resume with '
+      'the same config, or use another --workdir (config.init.workdir starts '
+      'from the weights of this one)'
     )
-    if changed:
-      differences = '; '.join(
-        f'{key}: {before.get(key)!r} -> {now.get(key)!r}' for key in changed
-      )
-      raise ValueError(
-        f'{path} is of a run with another config ({differences}). Resume with '
-        'the same config, or use another --workdir (config.init.workdir starts '
-        'from the weights of this one)'
-      )
+
+
+def save_config(workdir: str, config: Mapping[str, Any]) -> None:
+  """`check_config`, then writes `config.json`."""
+  check_config(workdir, config)
   if jax.process_index() == 0:
+    path = pathlib.Path(workdir) / 'config.json'
     writer.replace_text(path, json.dumps(config, indent=2) + '\n')
+
+
+def with_classes(config: Mapping[str, Any], method: Any) -> dict[str, Any]:
+  """A config with the number of training places that the data gave.
+
+  Args:
+    config: of a run.
+    method: of it, told that number where it asks for one.
+  """
+  if not hasattr(method, 'num_classes'):
+    return dict(config)
+  section = dict(config['method']) | {'num_classes': method.num_classes}
+  return dict(config) | {'method': section}
 
 
 def save_config_if_absent(workdir: str, config: Mapping[str, Any]) -> None:

@@ -13,6 +13,10 @@ class Stopped(Exception):
   """The run was asked to stop (SIGTERM, preemption) and saved its state."""
 
 
+class StoppedAtEnd(Stopped):
+  """The same, but it had come to its end: only what follows does not start."""
+
+
 class StopSignal:
   """Whether somebody asked the run to stop; all hosts answer alike.
 
@@ -36,10 +40,19 @@ class StopSignal:
     self._asked.set()
     signal.signal(number, signal.SIG_DFL)
 
+  @property
+  def asked(self) -> bool:
+    """Whether a signal came to this process, the only one; stays after `close`.
+
+    Several processes learn of a preemption by `requested` alone, of one in the
+    last evaluation of a run in the first step of the next run.
+    """
+    return self._asked.is_set()
+
   def requested(self, step: int) -> bool:
     """The same answer on every process; call it once a step."""
     if jax.process_count() == 1:
-      return self._asked.is_set()
+      return self.asked
     # The service asks to stop after the last step it heard of, and at exactly
     # that step: after a notice that came before the loop, at "step 1", which a
     # resumed run never makes.

@@ -14,6 +14,7 @@ from absl import logging
 
 from cvgl_jax import checkpoint, experiment, integrity, settings, strict
 from cvgl_jax.methods import contract
+from cvgl_jax.models import torch_file
 
 
 def load(method: Any, checked: settings.Settings) -> dict[str, Any] | None:
@@ -41,6 +42,13 @@ def load(method: Any, checked: settings.Settings) -> dict[str, Any] | None:
   if section.workdir:
     return _from_run(method, checked)
   if section.weights:
+    if not method.num_classes_of(
+      torch_file.read(torch_file.fetch(section.weights))
+    ):
+      raise ValueError(
+        f'config.teacher.weights: {section.weights} has no classifier: it holds '
+        'weights of a backbone, not of a trained network'
+      )
     variables = jax.jit(lambda: experiment.init_variables(method, checked))()
     return contract.load_pretrained(method, variables, section.weights)
   raise ValueError(
@@ -75,10 +83,24 @@ def _from_run(method: Any, checked: settings.Settings) -> dict[str, Any]:
     shapes = _shapes(method, checked, other)
     step = checkpoint.choose(workdir, checked.teacher.checkpoint)
     variables = checkpoint.restore_variables(workdir, step, shapes)
+    _check_finished(other, workdir, step, checked.teacher.checkpoint)
   except ValueError as error:
     raise ValueError(f'config.teacher.workdir: {error}') from error
   logging.info('teacher: %s, step %d', workdir, step)
   return variables
+
+
+def _check_finished(
+  other: settings.Settings, workdir: str, step: int, asked: str
+) -> None:
+  """'latest' shall be the last checkpoint that the teacher's run will have."""
+  facts = checkpoint.read_loop(workdir, step)
+  total = facts['steps_per_epoch'] * other.train.epochs
+  if asked == 'latest' and step < total:
+    raise ValueError(
+      f'{workdir} has come to step {step} of {total}: finish it first, or learn '
+      f'from this checkpoint as it is by config.teacher.checkpoint={step}'
+    )
 
 
 def _shapes(

@@ -45,7 +45,8 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
     ValueError: a config that cannot work; before anything is compiled.
     FloatingPointError: the loss or a feature is not finite.
     OSError: a checkpoint could not be written.
-    stop.Stopped: SIGTERM, Ctrl-C or preemption; the run resumes with the same command.
+    stop.Stopped: SIGTERM, Ctrl-C or preemption; the run resumes with the same
+      command. `stop.StoppedAtEnd`: nothing is left to resume.
   """
   checked = experiment.check(config)
   options = checked.train
@@ -70,8 +71,7 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
       f'{len(data.labels)} training places of {checked.data.names}; use 0'
     )
   taught = teacher.load(method, checked)
-  config = _with_classes(config, method)
-  settings.save_config(workdir, config)
+  settings.save_config(workdir, settings.with_classes(config, method))
   evaluators = experiment.make_evaluators(checked)
   experiment.check_splits(checked, evaluators)
   best_metric = experiment.best_metric(checked)
@@ -216,6 +216,11 @@ def train(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
           )
   if first_step >= total_steps:
     logging.info('nothing to do: step %d of %d', first_step, total_steps)
+  # A signal during the last evaluation finds no step left to stop at.
+  if stopper.asked:
+    raise stop.StoppedAtEnd(
+      f'stopped with all {total_steps} steps done; the same command goes on'
+    )
   return metrics
 
 
@@ -260,11 +265,3 @@ def _facts(
     'pictures': {view: len(split) for view, split in data.splits.items()},
     'devices': mesh.size,
   }
-
-
-def _with_classes(config: Mapping[str, Any], method: Any) -> dict[str, Any]:
-  """The config with the number of places that the data gave."""
-  if not hasattr(method, 'num_classes'):
-    return dict(config)
-  section = dict(config['method']) | {'num_classes': method.num_classes}
-  return dict(config) | {'method': section}

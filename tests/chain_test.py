@@ -207,7 +207,7 @@ def test_feature_files_of_the_stages_give_the_same_numbers(finished, tmp_path):
 
 @pytest.mark.slow
 def test_the_generations_of_plcd_run_from_end_to_end(tmp_path):
-  config = tiny_chain.plcd_config().to_dict()
+  config = tiny_chain.plcd_config('direct').to_dict()
   with (
     pytest.raises(stop.Stopped, match='stage g2d1'),
     signal_at('g2d1', 'step 1'),
@@ -217,6 +217,10 @@ def test_the_generations_of_plcd_run_from_end_to_end(tmp_path):
   metrics = run.run(config, str(tmp_path))
   assert versions(tmp_path / 'g2d0') == first
   assert 'street_to_satellite_cross_diffusion/AP' in metrics
+  # By the network of three views, in its own evaluation and in the joint one.
+  assert metrics['street_to_satellite_direct/AP'] == pytest.approx(
+    metrics['g2s/street_to_satellite/AP']
+  )
   assert run.run(config, str(tmp_path)) == metrics
   assert versions(tmp_path / 'g2d0') == first
 

@@ -56,6 +56,22 @@ def saved(workdir, steps, metrics=None):
   return steps
 
 
+def test_a_fingerprint_is_that_of_the_arrays(tmp_path):
+  saved(tmp_path / 'one', [3, 4])
+  saved(tmp_path / 'two', [4], {4: 0.5})
+  of = lambda name, step: checkpoint.fingerprint(str(tmp_path / name), step)
+  assert of('one', 4) == of('two', 4) != of('one', 3)
+  with pytest.raises(ValueError, match=r'checkpoints/5 is missing or damaged'):
+    of('one', 5)
+  path = tmp_path / 'one/checkpoints/4/loop/metadata'
+  path.write_text('{"note": 4}')
+  with pytest.raises(ValueError, match=r'checkpoints/4 is damaged'):
+    of('one', 4)
+  path.write_text('{"note"')
+  with pytest.raises(ValueError, match=r'checkpoints/4 is missing or damaged'):
+    of('one', 4)
+
+
 def test_the_two_latest_and_the_best_are_kept(tmp_path):
   kept = saved(tmp_path, [1, 2, 3, 4], {1: 0.1, 2: 0.5, 3: 0.3, 4: 0.2})
   assert kept == [2, 3, 4]

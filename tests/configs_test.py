@@ -1,6 +1,7 @@
 """Every recipe builds: all keys known, networks shaped, losses traced."""
 
 import dataclasses
+import functools
 import importlib
 import pathlib
 
@@ -11,19 +12,31 @@ import pytest
 import main
 from configs import base, university1652
 from cvgl_jax import experiment, settings, strict
+from cvgl_jax.chain import recipe as chain_recipe
 from cvgl_jax.optim import build
+from cvgl_jax.retrieval.diffusion import cross
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'configs'
 RECIPES = sorted(
   path.stem
   for path in FOLDER.glob('*.py')
   if path.stem not in ('__init__', 'base')
-  and not path.stem.endswith('_chain')  # of several runs: chain_faults_test
+  and not path.stem.endswith('_chain')  # of several runs
+)
+CHAINS = sorted(
+  (path.stem, option)
+  for path in FOLDER.glob('*_chain.py')
+  for option in importlib.import_module(f'configs.{path.stem}').OPTIONS
 )
 
 
 def recipe(name: str) -> dict:
   return importlib.import_module(f'configs.{name}').get_config().to_dict()
+
+
+@functools.cache
+def chain(name: str, option: str):
+  return importlib.import_module(f'configs.{name}').get_config(option)
 
 
 def fields(cls) -> set[str]:
@@ -55,7 +68,10 @@ def test_a_recipe_is_checked_whole(name):
 @pytest.mark.parametrize('name', RECIPES)
 def test_every_option_of_a_component_can_be_overridden(name):
   """ml_collections overrides only keys that the recipe lists."""
-  config = recipe(name)
+  check_options(recipe(name))
+
+
+def check_options(config: dict) -> None:
   checked = experiment.check(config)
   for section, made in (
     ('method', experiment.make_method(checked)),
@@ -67,6 +83,56 @@ def test_every_option_of_a_component_can_be_overridden(name):
   assert set(config['optim']) == fields(build.Optimizer)
   for name, evaluator in experiment.make_evaluators(checked).items():
     assert set(config['evals'][name]) - {'type'} == fields(type(evaluator))
+
+
+@pytest.mark.parametrize(('name', 'option'), CHAINS)
+def test_a_chain_is_checked_whole_and_every_option_of_it_can_be_overridden(
+  name, option
+):
+  config = chain(name, option).to_dict()
+  plan = chain_recipe.check(config, 'W')
+  for stage in plan.stages:
+    assert stage.checked.evals
+    check_options(config['stages'][stage.name])
+  assert set(config['joint']) == fields(chain_recipe.Joint)
+  assert set(config['joint']['diffusion']) == fields(cross.Options)
+  assert bool(plan.joint.direct_stage) == (option == 'direct')
+  docstring = importlib.import_module(f'configs.{name}').__doc__
+  assert f'main.py chain --config=configs/{name}.py' in docstring
+  assert not option or f'{name}.py:{option}' in docstring
+
+
+@pytest.mark.parametrize(('name', 'option'), CHAINS)
+def test_the_command_line_sets_a_chain_at_once_or_one_stage(name, option):
+  path = f'--config=configs/{name}.py' + (f':{option}' if option else '')
+  arguments = ['chain', '--workdir=none', path]
+  first, second, *_ = chain(name, option).order
+  overrides = (
+    '--config.data.dir=D',
+    '--config.seed=3',
+    f'--config.stages.{first}.train.epochs=1',
+    '--config.joint.diffusion.hiera=4',
+  )
+  loaded = main.load_config(
+    *main.parser().parse_known_args([*arguments, *overrides])
+  )
+  stages = loaded['stages']
+  assert {stage['data']['dir'] for stage in stages.values()} == {'D'}
+  assert {stage['seed'] for stage in stages.values()} == {3}
+  assert (
+    stages[first]['train']['epochs'] == 1 < stages[second]['train']['epochs']
+  )
+  assert loaded['joint']['diffusion']['hiera'] == 4
+  chain_recipe.check(loaded, 'W')  # PLCD's network describes regions
+
+
+@pytest.mark.parametrize('name', sorted({name for name, _ in CHAINS}))
+def test_an_option_that_a_chain_does_not_have_lists_those_it_has(name):
+  args = main.parser().parse_args(
+    ['chain', '--workdir=none', f'--config=configs/{name}.py:directly']
+  )
+  with pytest.raises(ValueError, match=r"no option 'directly'.*'direct'"):
+    main.load_config(args, [])
 
 
 @pytest.mark.parametrize('name', RECIPES)

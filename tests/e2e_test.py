@@ -178,6 +178,7 @@ def test_an_indivisible_batch_is_refused_before_compiling(tmp_path):
   [
     ('main.py', '--help'),
     ('main.py', 'train', '--help'),
+    ('main.py', 'chain', '--help'),
     ('main.py', 'evaluate', '--help'),
     ('main.py', 'embed', '--help'),
     ('main.py', 'report', '--help'),

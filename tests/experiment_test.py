@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import plcd_d2s
 from cvgl_jax import experiment
 from cvgl_jax.methods import university1652
 
@@ -173,10 +174,17 @@ def test_a_plan_that_repeats_a_view_is_refused():
 
 
 def test_anchors_are_of_the_first_view_of_the_method():
-  made = config()
+  made = plcd_d2s.get_config().to_dict()
   made['plan'] = {'name': 'PeerBatches', 'views': ('drone', 'satellite')}
   with pytest.raises(ValueError, match='the first is that of the anchors'):
     experiment.check(made)
   made['plan']['views'] = ('satellite', 'drone')
   plan = experiment.make_plan(experiment.check(made))
   assert plan.slots == ('satellite', *['drone'] * 6)
+
+
+def test_peers_are_only_for_methods_that_take_them():
+  made = config()
+  made['plan'] = {'name': 'PeerBatches', 'views': ('satellite', 'drone')}
+  with pytest.raises(ValueError, match="'university1652' does not take"):
+    experiment.check(made)

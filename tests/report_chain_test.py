@@ -3,6 +3,7 @@ import json
 import re
 import types
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
@@ -47,7 +48,7 @@ def embedded(name, space, noise):
   return features.Embedded(SPLITS[name], values.astype(np.float32), name, 40)
 
 
-def joined(workdir):
+def joined(workdir, **options):
   """A chain's joint evaluation of made-up features."""
   stages = tuple(
     types.SimpleNamespace(
@@ -62,6 +63,7 @@ def joined(workdir):
     diffusion=cross.Options(kq=5, kd=4, n_trunc=20),
     published={'cross_diffusion': {'R@1': 6.63, 'AP': 8.8}},
     published_source='a README',
+    **options,
   )
   plan = recipe.Plan(workdir=str(workdir), stages=stages, joint=options)
   joint.rank(
@@ -72,6 +74,8 @@ def joined(workdir):
       'bridge': embedded('test_gallery_drone', 0, 0.8),
       'bridge_again': embedded('test_gallery_drone', 1, 0.8),
       'gallery': embedded('test_gallery_satellite', 1, 0.8),
+      'direct_query': embedded('test_query_street', 2, 1.5),
+      'direct_gallery': embedded('test_gallery_satellite', 2, 1.5),
     },
     key='x',
   )
@@ -101,7 +105,7 @@ def write_run(folder, evaluation=None):
 def reported(tmp_path_factory):
   """(workdir, page, table) of a chain of which a stage is not trained yet."""
   workdir = tmp_path_factory.mktemp('chain')
-  joined(workdir)
+  joined(workdir, direct_stage='d2s')
   write_run(workdir / 'g2d', 'street_to_drone')
   write_run(workdir / 'd2s')
   (workdir / 'config.json').write_text('{"order": ["g2d", "d2s", "later"]}')
@@ -130,6 +134,7 @@ def test_the_table_has_every_stage_and_every_ranking(reported):
     ['joint', 'drone_to_satellite'],
     ['joint', 'street_to_drone'],
     ['joint', 'street_to_satellite_cross_diffusion'],
+    ['joint', 'street_to_satellite_direct'],
     ['joint', 'street_to_satellite_no_diffusion'],
     ['joint', 'street_to_satellite_one_hop'],
   ]
@@ -151,6 +156,7 @@ def test_the_page_leads_to_the_reports_of_the_stages(reported):
 def test_diffusion_helps_where_the_right_place_moves_up(reported):
   workdir, _, _ = reported
   found = {}
+  rule = r'rank (\d+) without, (\d+) with diffusion, (\d+) directly'
   for name in ('helps', 'hurts'):
     captions = re.findall(
       rf'src="path_{name}_\d.png".*?<figcaption>(.*?)</figcaption>',
@@ -158,8 +164,7 @@ def test_diffusion_helps_where_the_right_place_moves_up(reported):
       re.DOTALL,
     )
     found[name] = [
-      tuple(map(int, re.search(r'rank (\d+) without, (\d+) with', c).groups()))
-      for c in captions
+      tuple(map(int, re.search(rule, c).groups()[:2])) for c in captions
     ]
   assert found['helps'] and found['hurts']
   assert all(before > after for before, after in found['helps'])
@@ -178,7 +183,9 @@ def test_a_panel_shows_the_way_with_right_and_wrong_frames(reported):
     assert tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) in pixels
   labels = [label.split('\n')[0] for label, _ in rows]
   assert labels[0] == 'best drone'
-  assert labels[-3:] == ['one hop:', 'no diffusion:', 'cross-diffusion:']
+  assert labels[-4:] == [
+    *('direct:', 'one hop:', 'no diffusion:', 'cross-diffusion:')
+  ]
   first = rows[0][1]
   assert first[0].title == 'query' and len(first) == 1 + 5
   for _, tiles in rows[1:]:
@@ -192,6 +199,32 @@ def test_a_panel_shows_the_way_with_right_and_wrong_frames(reported):
   shown_places = [tile.caption for tile in rows[-1][1]]
   assert shown_places == [f'place {place}' for place in places[:7]]
   assert rows[-1][0].endswith(f'rank\n{arrays["first_rank"][0] + 1}')
+
+
+def test_without_a_direct_stage_nothing_is_ranked_directly(tmp_path):
+  joined(tmp_path)
+  evaluations = chain.joint_evaluations(tmp_path)
+  assert set(evaluations) == set(recipe.RANKINGS) - {'direct'}
+  shown = paths.Paths(tmp_path, evaluations)
+  made = paths.rows(shown, 0, paths.pictures(shown, open_split))
+  assert not any(label.startswith('direct') for label, _ in made)
+
+
+def test_all_devices_of_the_process_share_the_work(tmp_path, monkeypatch):
+  whole, meshes = cross.cross_diffusion, []
+
+  def watched(*features, mesh, **options):
+    meshes.append(mesh)
+    scores = whole(*features, mesh=mesh, **options)
+    options['cache_dir'] = None
+    np.testing.assert_allclose(
+      scores, whole(*features, **options), rtol=1e-5, atol=1e-7
+    )
+    return scores
+
+  monkeypatch.setattr(cross, 'cross_diffusion', watched)
+  joined(tmp_path)
+  assert [mesh.size for mesh in meshes] == [jax.local_device_count()]
 
 
 def test_paths_of_another_evaluation_are_refused(reported, tmp_path):

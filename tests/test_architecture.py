@@ -72,6 +72,7 @@ ALLOWED = {
     'checkpoint',
     'integrity',
     'methods',
+    'models',
     'strict',
   },
   'train': {

@@ -2,17 +2,19 @@
 
 `features/<stage>.<split>.npz` of the chain holds them with a key: a hash of the
 weights, the pictures, the network and the way of embedding. A file with another
-key is never read, whatever its name and date; it is made again.
+key is never read, whatever its name and date; it is made again. With regions it
+is `<stage>.<split>.regions<N>.npz`, so that both can be there.
 """
 
+import functools
 import hashlib
 import io
 import pathlib
 import zipfile
 import zlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from absl import logging
 
@@ -21,7 +23,7 @@ from cvgl_jax.chain import ledger, recipe
 from cvgl_jax.data import stream
 
 # Part of every key: changes whenever the meaning of the files does.
-_FORMAT = 'cvgl_jax chain features 1'
+_FORMAT = 'cvgl_jax chain features 2'
 # Keys of config.data that change no feature.
 _NEUTRAL = ('dir', 'threads', 'eval_batch_size', 'train_split')
 _UNREADABLE = (
@@ -35,7 +37,8 @@ class Embedded(NamedTuple):
 
   Attributes:
     split: N pictures.
-    features: [N, D] float32 of unit norm; None on all processes but the first.
+    features: [N (1 + R), D] float32 of unit norm, every picture as a whole and
+      then R regions of it; None on all processes but the first.
     key: of the features.
     step: of the weights.
   """
@@ -45,35 +48,105 @@ class Embedded(NamedTuple):
   key: str
   step: int
 
+  @property
+  def whole(self) -> np.ndarray:
+    """[N, D], without the regions."""
+    return self.features[:: len(self.features) // len(self.split)]
+
+
+class _File:
+  """The file of one split's features, as process 0 sees it.
+
+  Args:
+    path: of the file.
+    key: of the features that are wanted.
+    split: N pictures.
+    vectors: of a picture.
+  """
+
+  def __init__(
+    self, path: pathlib.Path, *, key: str, split: stream.Split, vectors: int
+  ):
+    self._path, self._key, self._split = path, key, split
+    self._rows = len(split) * vectors
+    self.features: np.ndarray | None = None
+
+  def load(self) -> bool:
+    """Whether the features are there."""
+    self.features = self._read()
+    return self.features is not None
+
+  def store(self, features: np.ndarray) -> bool:
+    """Writes features at once."""
+    self.features = features
+    data = io.BytesIO()
+    np.savez(
+      data,
+      key=np.array(self._key),
+      features=features,
+      place=self._split.place,
+      path=np.asarray(self._split.path, str),
+    )
+    writer.replace_bytes(self._path, data.getvalue())
+    logging.info('%s: %d x %d', self._path, *features.shape)
+    return True
+
+  def _read(self) -> np.ndarray | None:
+    path = self._path
+    if not path.exists():
+      return None
+    try:
+      with np.load(path, allow_pickle=False) as file:
+        if str(file['key']) != self._key:
+          logging.info('%s is of other weights or pictures: made again', path)
+          return None
+        features = file['features']
+    except _UNREADABLE as error:
+      logging.warning('%s is damaged and is made again (%s)', path, error)
+      return None
+    if features.dtype != np.float32 or features.shape[:1] != (self._rows,):
+      logging.warning('%s does not fit %s and is made again', path, self._split)
+      return None
+    return features
+
 
 def embed(
-  stage: recipe.Stage, names: tuple[str, ...], plan: recipe.Plan
+  stage: recipe.Stage, wanted: Sequence[tuple[str, int]], plan: recipe.Plan
 ) -> list[Embedded]:
   """Features of some splits by one stage, from disk where they are there.
 
   The weights are restored only if a split must be embedded. Each file is
   complete before the next split begins, so a stopped run loses one split.
 
+  Args:
+    stage: whose network.
+    wanted: names of splits, and of how many regions of every picture too.
+    plan: of the chain.
+
   Raises:
-    ValueError: there is no checkpoint, or features are not finite.
+    ValueError: there is no checkpoint, or features are not finite; process 0
+      could not write (on the other processes).
+    OSError: a file could not be written.
   """
   joint, embedder = plan.joint, None
   step, weights = ledger.weights_of(stage, joint.checkpoint)
   found = []
-  for name in names:
+  for name, regions in wanted:
     split = stage.open_split(name)
-    key = _key(stage, split, weights=weights, options=joint.embedding)
-    path = pathlib.Path(plan.workdir) / f'features/{stage.name}.{name}.npz'
-    features = None if jax.process_index() else _load(path, key, split)
-    if not ledger.agreed(lambda features=features: features is not None):
+    options = joint.embedding | {'regions': regions}
+    key = _key(stage, split, weights=weights, options=options)
+    suffix = f'.regions{regions}' if regions else ''
+    path = pathlib.Path(plan.workdir) / 'features'
+    path /= f'{stage.name}.{name}{suffix}.npz'
+    file = _File(path, key=key, split=split, vectors=1 + regions)
+    if not ledger.agreed(file.load):
       if embedder is None:
         _, embedder, _ = evaluate.restored(
           stage.config, stage.workdir, str(step)
         )
-      features = embedder(split, **joint.embedding)
-      if jax.process_index() == 0:
-        _store(path, key, split, features)
-    found.append(Embedded(split, features, key, step))
+      features = embedder(split, **options)
+      ledger.agreed(functools.partial(file.store, features))
+    found.append(Embedded(split, file.features, key, step))
   return found
 
 
@@ -100,38 +173,3 @@ def _pictures(split: stream.Split) -> str:
   for row in sorted({0, len(split) // 2, len(split) - 1}):
     digest.update(split.image_bytes(row))
   return digest.hexdigest()
-
-
-def _load(
-  path: pathlib.Path, key: str, split: stream.Split
-) -> np.ndarray | None:
-  if not path.exists():
-    return None
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      if str(file['key']) != key:
-        logging.info('%s is of other weights or pictures: made again', path)
-        return None
-      features = file['features']
-  except _UNREADABLE as error:
-    logging.warning('%s is damaged and is made again (%s)', path, error)
-    return None
-  if features.dtype != np.float32 or features.shape[:1] != (len(split),):
-    logging.warning('%s does not fit %s and is made again', path, split)
-    return None
-  return features
-
-
-def _store(
-  path: pathlib.Path, key: str, split: stream.Split, features: np.ndarray
-) -> None:
-  data = io.BytesIO()
-  np.savez(
-    data,
-    key=np.array(key),
-    features=features,
-    place=split.place,
-    path=np.asarray(split.path, str),
-  )
-  writer.replace_bytes(path, data.getvalue())
-  logging.info('%s: %d x %d', path, *features.shape)

@@ -13,6 +13,10 @@ cosines of the second space and F the diffusion over its graph:
   direct             cosines of a third network that knows both views, if there
                      is one (`direct_stage`)
 
+With `diffusion.hiera` the first network also describes regions of every bridge
+picture, and s is the cosine of the most similar of its vectors; query_to_bridge
+ranks whole pictures all the same.
+
 Source: ZelongZeng/PLCD `diffusion/`, `evaluate_h5.py`; the three rankings of one
 pair of networks are what the diffusion is compared with.
 """
@@ -23,10 +27,11 @@ import io
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 from absl import logging
 
-from cvgl_jax import writer
+from cvgl_jax import sharding, writer
 from cvgl_jax.chain import features as features_lib
 from cvgl_jax.chain import ledger as ledger_lib
 from cvgl_jax.chain import recipe
@@ -36,13 +41,22 @@ from cvgl_jax.retrieval import features as feature_rows
 from cvgl_jax.retrieval.diffusion import cross
 
 PATHS = 'paths.npz'
+# Part of the key: changes whenever the meaning of the rankings or files does.
+_FORMAT = 'cvgl_jax chain rankings 1'
 # Bridge pictures of every query, and gallery entries of each, in `paths.npz`.
 _HOPS, _NEIGHBOURS = 5, 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Spaces:
-  """Unit features [N, D] of both spaces, on process 0."""
+  """Unit features of both spaces, on process 0.
+
+  Attributes:
+    query: [Q, D] in the first space.
+    bridge: [N (1 + hiera), D] in the first space.
+    bridge_again: [N, E] in the second space.
+    gallery: [G, E] in the second space.
+  """
 
   query: np.ndarray
   bridge: np.ndarray
@@ -96,22 +110,26 @@ def rank(
 
 def _embed(plan: recipe.Plan) -> dict[str, features_lib.Embedded]:
   joint = plan.joint
+  query, bridge, gallery = (
+    (split, 0)
+    for split in (joint.query_split, joint.bridge_split, joint.gallery_split)
+  )
   jobs = [
-    (joint.query_stage, 'query', joint.query_split),
-    (joint.query_stage, 'bridge', joint.bridge_split),
-    (joint.gallery_stage, 'bridge_again', joint.bridge_split),
-    (joint.gallery_stage, 'gallery', joint.gallery_split),
+    (joint.query_stage, 'query', query),
+    (joint.query_stage, 'bridge', (joint.bridge_split, joint.diffusion.hiera)),
+    (joint.gallery_stage, 'bridge_again', bridge),
+    (joint.gallery_stage, 'gallery', gallery),
   ]
   if joint.direct_stage:
     jobs += [
-      (joint.direct_stage, 'direct_query', joint.query_split),
-      (joint.direct_stage, 'direct_gallery', joint.gallery_split),
+      (joint.direct_stage, 'direct_query', query),
+      (joint.direct_stage, 'direct_gallery', gallery),
     ]
   found = {}
   for name in dict.fromkeys(stage for stage, _, _ in jobs):
-    splits = {role: split for stage, role, split in jobs if stage == name}
-    made = features_lib.embed(plan.stage(name), tuple(splits.values()), plan)
-    found |= dict(zip(splits, made, strict=True))
+    wanted = {role: split for stage, role, split in jobs if stage == name}
+    made = features_lib.embed(plan.stage(name), tuple(wanted.values()), plan)
+    found |= dict(zip(wanted, made, strict=True))
   return found
 
 
@@ -123,11 +141,13 @@ def _key(
     'features': {role: one.key for role, one in embedded.items()},
     'joint': dataclasses.asdict(joint),
   }
-  return hashlib.sha256(recipe.digest_text(parts).encode()).hexdigest()
+  text = _FORMAT + recipe.digest_text(parts)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _kinds(joint: recipe.Joint) -> tuple[str, ...]:
-  return recipe.RANKINGS if joint.direct_stage else recipe.RANKINGS[:-1]
+  has = {'direct': bool(joint.direct_stage)}
+  return tuple(kind for kind in recipe.RANKINGS if has.get(kind, True))
 
 
 def _name(kind: str, embedded: dict[str, features_lib.Embedded]) -> str:
@@ -174,6 +194,9 @@ def _rank_all(
   roles = ('query', 'bridge', 'bridge_again', 'gallery')
   spaces = _Spaces(**{role: embedded[role].features for role in roles})
   cache = str(pathlib.Path(plan.workdir) / 'diffusion')
+  # Of this process: the others wait. One CPU device is searched better without.
+  devices = jax.local_devices()
+  mesh = sharding.make_mesh(devices) if len(devices) > 1 else None
   diffused = cross.cross_diffusion(
     *(spaces.query, spaces.bridge, spaces.bridge_again, spaces.gallery),
     options=joint.diffusion,
@@ -182,6 +205,7 @@ def _rank_all(
       for role in ('bridge', 'bridge_again')
     ),
     cache_dir=cache,
+    mesh=mesh,
   )
   spaces = _Spaces(
     **{
@@ -189,7 +213,11 @@ def _rank_all(
     }
   )
   seeds = cross.nearest_places(
-    spaces.query, spaces.bridge, k=joint.diffusion.kq
+    spaces.query,
+    spaces.bridge,
+    k=joint.diffusion.kq,
+    vectors=joint.diffusion.hiera + 1,
+    mesh=mesh,
   )
   cosines = spaces.bridge_again @ spaces.gallery.T  # [bridge, gallery]
   scores = {
@@ -251,7 +279,7 @@ def _evaluation(
   }
   options = {'answers': answers, 'rules': evaluator.rules, 'top': evaluator.top}
   if scores is None:
-    ranked = evaluation.rank(query.features, gallery.features, **options)
+    ranked = evaluation.rank(query.whole, gallery.whole, **options)
   else:
     ranked = evaluation.rank_scores(scores, **options)
   return result_lib.Evaluation(
@@ -269,7 +297,7 @@ def _evaluation(
 def _side(embedded: features_lib.Embedded) -> result_lib.Side:
   split = embedded.split
   return result_lib.Side(
-    features=embedded.features,
+    features=embedded.whole,
     place=np.asarray(split.place),
     row=np.arange(len(split)),
     path=np.asarray(split.path, str),
@@ -281,11 +309,11 @@ def _write_paths(
 ) -> None:
   """`paths.npz`: for every query its best bridge pictures and where they lead.
 
-  hop_rows int32 [Q, 5], rows of the bridge; hop_scores float32 [Q, 5], cosines;
-  hop_weights float32 [Q, 5], share of s^gamma among the kq; near_rows int32
-  [Q, 5, 3], gallery entries that the diffusion leads to from there, and
-  near_share float32 [Q, 5, 3], their part of all that it brings to the gallery
-  from there (0: it does not get there).
+  With H = min(kq, 5) and G' = min(G, 3): hop_rows int32 [Q, H], rows of the
+  bridge; hop_scores float32 [Q, H], cosines; hop_weights float32 [Q, H], share
+  of s^gamma among the kq; near_rows int32 [Q, H, G'], gallery entries that the
+  diffusion leads to from there, and near_share float32 [Q, H, G'], their part of
+  all that it brings to the gallery from there (0: it does not get there).
   """
   options, count = plan.joint.diffusion, len(spaces.bridge_again)
   rows = cross.diffused_rows(  # from the cache

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cvgl_jax import checkpoint, integrity, writer
+from cvgl_jax import checkpoint, writer
 from cvgl_jax.chain import recipe
 
 
@@ -46,7 +46,7 @@ class Ledger:
     return self._data['joint']
 
   def set_joint(self, value: dict[str, Any]) -> None:
-    """Remembers, or forgets, the joint evaluation in eval/."""
+    """Remembers, or forgets, the joint evaluation in eval/; for process 0."""
     self._data['joint'] = value
     self._write()
 
@@ -81,57 +81,54 @@ class Ledger:
     return (entry['weights'], entry['config']) == (weights, _digest(stage))
 
   def begin(self, stage: recipe.Stage, plan: recipe.Plan) -> None:
-    """Notes what a stage learns from."""
+    """Notes what a stage learns from, before it does.
+
+    What is there of a stage that began before stays: `is_finished` compared its
+    sources, and its weights say whether it is still as it was.
+    """
+    if stage.name in self._data['stages']:
+      return
     entry = {'sources': self._sources(stage, plan)}
     self._data['stages'][stage.name] = entry
-    self._write()
+    agreed(self._write)
 
   def finish(self, stage: recipe.Stage) -> None:
     """Notes that a stage was trained to its end."""
     step, weights = weights_of(stage, 'latest')
     entry = {'step': step, 'weights': weights, 'config': _digest(stage)}
     self._data['stages'][stage.name] |= entry
-    self._write()
+    agreed(self._write)
 
   def _sources(self, stage, plan) -> dict[str, str]:
     return {
       name: weights_of(plan.stage(name), 'latest')[1] for name in stage.sources
     }
 
-  def _write(self) -> None:
-    if jax.process_index() == 0:
-      writer.replace_text(self.path, json.dumps(self._data, indent=2) + '\n')
+  def _write(self) -> bool:
+    writer.replace_text(self.path, json.dumps(self._data, indent=2) + '\n')
+    return True
 
 
 def weights_of(stage: recipe.Stage, which: str) -> tuple[int, str]:
-  """Step of a stage's checkpoint, and a hash of its checksums.
-
-  Nothing of the checkpoint is restored: it stores a checksum of every array.
+  """Step of a stage's checkpoint, and its fingerprint; nothing is restored.
 
   Raises:
     ValueError: there is no such checkpoint, or it is damaged.
   """
   step = checkpoint.choose(stage.workdir, which)
-  # The JSON that `checkpoint` saves beside the arrays.
-  path = pathlib.Path(stage.workdir) / f'checkpoints/{step}/loop/metadata'
-  try:
-    sums = json.loads(path.read_text())[integrity.KEY]['arrays']
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise ValueError(
-      f'checkpoint {path.parents[1]} is missing or damaged: {error}'
-    ) from error
-  text = json.dumps(sums, sort_keys=True)
-  return step, hashlib.sha256(text.encode()).hexdigest()
+  return step, checkpoint.fingerprint(stage.workdir, step)
 
 
 def agreed(question: Callable[[], bool]) -> bool:
-  """The answer of process 0 on every process.
+  """The answer of process 0, which alone is asked, on every process.
 
   Files that process 0 is about to write may be seen late by the others. The
-  question must not look at checkpoints, which waits for all processes.
+  question may be work, such as writing a file; where it fails, all processes
+  do. It must not look at checkpoints, which waits for all processes.
 
   Raises:
-    ValueError, OSError: what the question raised on process 0.
+    Exception: what the question raised, on process 0.
+    ValueError: it raised something, on the others.
   """
   if jax.process_count() == 1:
     return question()
@@ -139,7 +136,7 @@ def agreed(question: Callable[[], bool]) -> bool:
   if jax.process_index() == 0:
     try:
       answer = question()
-    except (ValueError, OSError) as error:
+    except Exception as error:  # a full disk, too little memory, ...
       problem = error
   code = np.asarray([answer, problem is not None])
   answer, failed = multihost_utils.broadcast_one_to_all(code).tolist()

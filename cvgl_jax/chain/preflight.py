@@ -2,30 +2,38 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
-from cvgl_jax import experiment, integrity, sharding, teacher
+from cvgl_jax import experiment, integrity, settings, sharding, teacher
 from cvgl_jax.chain import recipe
 from cvgl_jax.data import stream
 
 
 def check(plan: recipe.Plan) -> None:
-  """Opens what all stages and the joint evaluation will read.
+  """Opens what all stages and the joint evaluation will read; writes nothing.
 
   Raises:
-    ValueError: pictures are missing or do not fit; names the key.
+    ValueError: pictures are missing or do not fit, or a stage was started with
+      another config; names the key.
   """
   mesh = sharding.make_mesh()
   for stage in plan.stages:
     with recipe.of_stage(stage.name):
-      _check_training(stage, mesh)
-      _check_teacher(stage, plan)
+      method = _check_training(stage, mesh)
+      _check_sources(stage, plan, method)
+      config = settings.with_classes(stage.config, method)
+      settings.check_config(stage.workdir, config)
   if plan.joint is not None:
     _check_joint(plan)
 
 
-def _check_training(stage: recipe.Stage, mesh: Any) -> None:
-  """What `train.train` would find out when it is the stage's turn."""
+def _check_training(stage: recipe.Stage, mesh: Any) -> Any:
+  """What `train.train` would find out when it is the stage's turn.
+
+  Returns:
+    The method, told its number of training places.
+  """
   checked, options = stage.checked, stage.checked.train
   if not options.epochs:
     raise ValueError(
@@ -45,36 +53,58 @@ def _check_training(stage: recipe.Stage, mesh: Any) -> None:
   plan = experiment.make_plan(checked)
   plan.steps_per_epoch(data.splits, options.batch_size)
   experiment.check_splits(checked, experiment.make_evaluators(checked))
+  return experiment.make_method(checked, num_classes=len(data.labels))
 
 
-def _check_teacher(stage: recipe.Stage, plan: recipe.Plan) -> None:
-  """A teacher that is an earlier stage will be of the student's network; any
-  other one can be read."""
-  workdir = stage.checked.teacher.workdir
-  named = [other for other in plan.stages if other.workdir == workdir]
-  if not named or not getattr(stage.method, 'needs_teacher', False):
-    if workdir or getattr(stage.method, 'needs_teacher', False):
-      teacher.load(_method(stage), stage.checked)
-    return
-  source = named[0].name
-  networks = [
-    (one.checked.method['name'], one.method.views) for one in (named[0], stage)
-  ]
-  if networks[0] != networks[1]:
-    raise ValueError(
-      f'config.teacher.workdir: stage {source!r} is {networks[0][0]!r} of views '
-      f'{networks[0][1]}, this one {networks[1][0]!r} of {networks[1][1]}'
+def _check_sources(stage: recipe.Stage, plan: recipe.Plan, method: Any) -> None:
+  """An earlier stage that this one starts or learns from will fit it; any other
+  teacher can be read."""
+  checked = stage.checked
+  first, taught = (
+    next(
+      (
+        plan.stage(name)
+        for name in stage.sources
+        if section.workdir
+        and recipe.same_folder(plan.stage(name).workdir, section.workdir)
+      ),
+      None,
     )
+    for section in (checked.init, checked.teacher)
+  )
+  if taught is None or not getattr(method, 'needs_teacher', False):
+    teacher.load(method, checked)
+  else:
+    names = [
+      (one.checked.method['name'], one.method.views) for one in (taught, stage)
+    ]
+    if names[0] != names[1]:
+      raise ValueError(
+        f'config.teacher.workdir: stage {taught.name!r} is {names[0][0]!r} of '
+        f'views {names[0][1]}, this one {names[1][0]!r} of {names[1][1]}'
+      )
+    _check_same_network('teacher', taught, stage, method)
+  # Some methods go on from other networks.
+  if first is not None and not hasattr(method, 'variables_from_run'):
+    _check_same_network('init', first, stage, method)
+
+
+def _check_same_network(
+  section: str, source: recipe.Stage, stage: recipe.Stage, method: Any
+) -> None:
   different = integrity.differences(
     *(
-      integrity.by_path(experiment.init_shapes(_method(one), one.checked))
-      for one in (named[0], stage)
+      integrity.by_path(experiment.init_shapes(one, checked))
+      for one, checked in (
+        (_method(source), source.checked),
+        (method, stage.checked),
+      )
     )
   )
   if different:
     raise ValueError(
-      f'config.teacher.workdir: stage {source!r} has another network; teacher '
-      'and student must be of the same sizes:\n' + '\n'.join(different)
+      f'config.{section}.workdir: stage {source.name!r} has another network; '
+      'both must be of the same sizes:\n' + '\n'.join(different)
     )
 
 
@@ -82,6 +112,28 @@ def _method(stage: recipe.Stage) -> Any:
   """The method, told its number of training places."""
   data = experiment.training_data(stage.checked, stage.method.views)
   return experiment.make_method(stage.checked, num_classes=len(data.labels))
+
+
+def _check_regions(stage: recipe.Stage, view: str, joint: recipe.Joint) -> None:
+  """The network describes as many regions as the diffusion takes."""
+  wanted, method = joint.diffusion.hiera, _method(stage)
+  size_hw = experiment.network_sizes(stage.checked, (view,))[view]
+  image = jax.ShapeDtypeStruct((1, *size_hw, 3), np.uint8)
+  where = (
+    f'config.joint.diffusion.hiera: got {wanted}, but stage {stage.name!r}'
+  )
+  try:
+    features = jax.eval_shape(
+      lambda variables, x: method.embed_regions(
+        variables, x, view, regions=wanted
+      ),
+      experiment.init_shapes(method, stage.checked),
+      image,
+    )
+  except ValueError as error:
+    raise ValueError(f'{where}: {error}') from error
+  if features.shape[1] != 1 + wanted:
+    raise ValueError(f'{where} describes {features.shape[1] - 1} regions')
 
 
 def _check_joint(plan: recipe.Plan) -> None:
@@ -106,6 +158,8 @@ def _check_joint(plan: recipe.Plan) -> None:
     _open(direct, 'direct_stage', joint, 'query_split')
     _open(direct, 'direct_stage', joint, 'gallery_split')
   _check_same_list(bridge, same, first=first, second=second)
+  if joint.diffusion.hiera:
+    _check_regions(first, bridge.view, joint)
   if not np.isin(query.place, gallery.place).any():
     raise ValueError(
       f'config.joint.query_split: {query.name} and {gallery.name} have no place '

@@ -44,8 +44,9 @@ class Joint:
     flip: add the mirrored picture at test time.
     scales: picture scales at test time.
     cumulative: scales multiply up (as published), see `models/test_time`.
-    diffusion: options of the cross-diffusion; kq and gamma also of the ranking
-      without diffusion.
+    diffusion: options of the cross-diffusion; kq, gamma and hiera also of the
+      rankings without diffusion. With hiera, the query's network describes so
+      many regions of every bridge picture too (`embed_regions` of its method).
     ranks: the k of recall@k.
     top: gallery entries kept for every query.
     sample_places: places whose features are kept for the t-SNE figures.
@@ -74,12 +75,6 @@ class Joint:
     if self.checkpoint not in ('latest', 'best'):
       raise ValueError(
         f"checkpoint: got {self.checkpoint!r}, expected 'latest' or 'best'"
-      )
-    if self.diffusion.hiera:
-      raise ValueError(
-        f'diffusion.hiera: got {self.diffusion.hiera}, expected 0: networks '
-        'embed a drone picture as one vector. Files with several are evaluated '
-        'by `main.py evaluate --features --diffusion`'
       )
     unknown = set(self.published) - set(RANKINGS)
     if unknown:
@@ -126,7 +121,7 @@ class _Chain:
   """The sections of a chain's config.
 
   `seed` and `data` are what the recipe hands to all of its stages; the stages
-  hold them too, and theirs count.
+  hold them too, and theirs count; see `tie`.
   """
 
   order: tuple[str, ...]
@@ -211,18 +206,12 @@ def check(config: Mapping[str, Any], workdir: str) -> Plan:
       f'config.order: got {chain.order}, expected every stage once: '
       f'{sorted(chain.stages)}'
     )
-  stages = []
-  for name in chain.order:
-    stages.append(_stage(name, chain.stages[name], workdir, before=stages))
+  folders = {name: str(pathlib.Path(workdir) / name) for name in chain.order}
+  stages = tuple(_stage(n, chain.stages[n], folders) for n in chain.order)
+  plan = Plan(workdir=workdir, stages=stages, joint=chain.joint)
   if chain.joint is not None:
-    for key in ('query_stage', 'gallery_stage', 'direct_stage'):
-      named = getattr(chain.joint, key)
-      if named not in chain.order and (named or key != 'direct_stage'):
-        raise ValueError(
-          f'config.joint.{key}: no stage {named!r}; there are '
-          f'{list(chain.order)}'
-        )
-  return Plan(workdir=workdir, stages=tuple(stages), joint=chain.joint)
+    _check_joint(plan)
+  return plan
 
 
 @contextlib.contextmanager
@@ -232,11 +221,14 @@ def of_stage(name: str) -> Iterator[None]:
   try:
     yield
   except (ValueError, FloatingPointError) as error:
+    # Some kinds of ValueError, such as of JSON, cannot be made of a text alone.
+    is_float = isinstance(error, FloatingPointError)
+    kind = FloatingPointError if is_float else ValueError
     where = f'config.stages.{name}'
     text = re.sub(r'\bconfig\.(?!json\b)', f'{where}.', str(error))
     if not re.search(rf'{where}\b', text):
       text = f'{where}: {text}'
-    raise type(error)(text) from error
+    raise kind(text) from error
 
 
 def read_config(workdir: str) -> dict[str, Any] | None:
@@ -247,15 +239,46 @@ def read_config(workdir: str) -> dict[str, Any] | None:
   return config if is_chain(config) else None
 
 
+def tie(config: Any) -> None:
+  """Lets the stages of a chain that was saved follow what they share again.
+
+  config.json holds plain values; in a recipe, stages refer to those above them.
+  A stage with another value was given its own, and keeps it.
+
+  Args:
+    config: ConfigDict; one of a single run stays as it is.
+  """
+
+  def follow(own: Any, shared: Any) -> None:
+    for key in shared:
+      if key not in own:
+        continue  # config.order, ...: of the chain alone
+      if hasattr(shared[key], 'get_ref'):
+        follow(own[key], shared[key])
+      elif own[key] == shared[key]:
+        own[key] = shared.get_ref(key).identity()
+
+  if is_chain(config):
+    for stage in config.stages.values():
+      follow(stage, config)
+
+
+def same_folder(one: str, other: str) -> bool:
+  """Whether two paths lead to the same folder, which need not exist."""
+  return pathlib.Path(one).resolve() == pathlib.Path(other).resolve()
+
+
 def digest_text(config: Any) -> str:
   """A config as text that is the same for equal configs."""
   return json.dumps(config, sort_keys=True, default=list)
 
 
 def _stage(
-  name: str, config: Mapping[str, Any], workdir: str, *, before: list[Stage]
+  name: str, config: Mapping[str, Any], folders: Mapping[str, str]
 ) -> Stage:
-  folders = {stage.name: stage.workdir for stage in before}
+  """A stage; `folders` are those of all stages, in their order."""
+  where, names = f'config.stages.{name}', list(folders)
+  before = names[: names.index(name)]
   sources = {}
 
   def resolve(value: Any, where: str) -> Any:
@@ -264,23 +287,52 @@ def _stage(
     if not isinstance(value, str) or not value.startswith(PREFIX):
       return value
     source = value.removeprefix(PREFIX)
-    if source not in folders:
+    if source not in before:
       raise ValueError(
         f'{where}: got {value!r}, but there is no stage {source!r} before '
-        f'{name!r}; there are {list(folders)}'
+        f'{name!r}; there are {before}'
       )
     sources[source] = None
     return folders[source]
 
   if not isinstance(config, Mapping):
-    raise ValueError(f'config.stages.{name}: got {config!r}, expected a recipe')
-  config = resolve(config, f'config.stages.{name}')
+    raise ValueError(f'{where}: got {config!r}, expected a recipe')
+  config = resolve(config, where)
   with of_stage(name):
     checked = experiment.check(config)
+  # A stage may also be named by its folder.
+  for section in ('init', 'teacher'):
+    workdir = getattr(checked, section).workdir
+    for other, folder in folders.items() if workdir else ():
+      if not same_folder(workdir, folder):
+        continue
+      if other not in before:
+        raise ValueError(
+          f'{where}.{section}.workdir: {workdir} is the folder of stage '
+          f'{other!r}, which is not trained before {name!r}; there are {before}'
+        )
+      sources[other] = None
   return Stage(
     name=name,
-    workdir=str(pathlib.Path(workdir) / name),
+    workdir=folders[name],
     config=config,
     checked=checked,
     sources=tuple(sources),
   )
+
+
+def _check_joint(plan: Plan) -> None:
+  joint, names = plan.joint, [stage.name for stage in plan.stages]
+  for key in ('query_stage', 'gallery_stage', 'direct_stage'):
+    named = getattr(joint, key)
+    if named not in names and (named or key != 'direct_stage'):
+      raise ValueError(
+        f'config.joint.{key}: no stage {named!r}; there are {names}'
+      )
+  stage = plan.stage(joint.query_stage)
+  if joint.diffusion.hiera and not hasattr(stage.method, 'embed_regions'):
+    raise ValueError(
+      f'config.joint.diffusion.hiera: got {joint.diffusion.hiera}, expected 0: '
+      f'the method of stage {stage.name!r}, {stage.checked.method["name"]!r}, '
+      'describes no regions of pictures'
+    )

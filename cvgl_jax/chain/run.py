@@ -6,16 +6,11 @@ features and rankings are made again only where the weights or options that they
 were made from are others.
 """
 
-import contextlib
 import json
 import pathlib
-import signal
-import socket
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 from absl import logging
 
 from cvgl_jax import stop, writer
@@ -43,9 +38,15 @@ def run(config: Mapping[str, Any], workdir: str) -> dict[str, float]:
     stop.Stopped: SIGTERM, Ctrl-C or preemption; the same command resumes.
   """
   plan = recipe.check(config, workdir)
+  path = pathlib.Path(workdir) / 'config.json'
+  if path.exists() and recipe.read_config(workdir) is None:
+    raise ValueError(
+      f'{path} is of a single run, not of a chain; use another --workdir'
+    )
   preflight.check(plan)
-  _save_config(config, workdir)
   ledger = ledger_lib.Ledger(workdir)
+  # Nothing was written before: a command that is refused changes nothing.
+  ledger_lib.agreed(lambda: _write_config(path, config))
   for number, stage in enumerate(plan.stages, 1):
     logging.info('stage %d of %d: %s', number, len(plan.stages), stage.name)
     _train(stage, plan, ledger)
@@ -74,53 +75,13 @@ def _train(
     return
   ledger.begin(stage, plan)
   try:
-    with recipe.of_stage(stage.name), _signals() as was_asked:
+    with recipe.of_stage(stage.name):
       train_lib.train(stage.config, stage.workdir)
   except stop.Stopped as stopped:
     raise stop.Stopped(f'stage {stage.name}: {stopped}') from stopped
   ledger.finish(stage)
-  # A signal during the last evaluation finds no step left to stop at.
-  if was_asked():
-    raise stop.Stopped(
-      f'stopped after stage {stage.name}; the same command resumes'
-    )
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-  """Whether SIGTERM or Ctrl-C came inside, whoever handled it.
-
-  Several processes learn of a preemption in the first step of the next stage.
-  """
-  if threading.current_thread() is not threading.main_thread():
-    yield lambda: False
-    return
-  reader, sender = socket.socketpair()
-  for end in (reader, sender):
-    end.setblocking(False)
-  # Python writes the number of every signal that it handles there.
-  previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-
-  def was_asked() -> bool:
-    return bool({signal.SIGTERM, signal.SIGINT} & set(heard))
-
-  heard = b''
-  try:
-    yield was_asked
-  finally:
-    signal.set_wakeup_fd(previous)
-    with contextlib.suppress(BlockingIOError):
-      heard = reader.recv(4096)
-    reader.close()
-    sender.close()
-
-
-def _save_config(config: Mapping[str, Any], workdir: str) -> None:
-  """Writes `config.json`; stages compare theirs with their own."""
-  path = pathlib.Path(workdir) / 'config.json'
-  if path.exists() and recipe.read_config(workdir) is None:
-    raise ValueError(
-      f'{path} is of a single run, not of a chain; use another --workdir'
-    )
-  if jax.process_index() == 0:
-    writer.replace_text(path, json.dumps(config, indent=2) + '\n')
+def _write_config(path: pathlib.Path, config: Mapping[str, Any]) -> bool:
+  writer.replace_text(path, json.dumps(config, indent=2) + '\n')
+  return True

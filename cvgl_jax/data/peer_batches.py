@@ -60,7 +60,10 @@ class PeerBatches:
 
   def steps_per_epoch(self, splits: Mapping[str, Any], batch_size: int) -> int:
     """Complete batches of an epoch; Raises as `rows`."""
-    return len(self._anchors(splits, batch_size)) // batch_size
+    anchors = self._anchors(splits, batch_size)
+    place = plans.places(splits, self.views[0])
+    self._candidates(splits, np.unique(place[anchors]))  # only to be checked
+    return len(anchors) // batch_size
 
   def rows(
     self,
@@ -107,6 +110,10 @@ class PeerBatches:
     place = plans.places(splits, anchor)
     has_peers = np.isin(place, plans.places(splits, peer))
     anchors = np.flatnonzero((place >= 0) & has_peers)
+    if not place.size:
+      raise ValueError(
+        f'view {anchor!r} has no pictures at all: is its folder empty?'
+      )
     if not anchors.size:
       raise ValueError(
         f'none of the {place.size} pictures of view {anchor!r} is of a place '

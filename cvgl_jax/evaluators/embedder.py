@@ -27,7 +27,8 @@ class Embedder:
   """Embeds splits with one set of variables.
 
   Args:
-    method: see `methods/contract.py`; needs `embed_raw` or `embed`.
+    method: see `methods/contract.py`; needs `embed_raw` or `embed`, and for
+      regions `embed_regions`.
     variables: of the method; arrays on the mesh, or NumPy arrays.
     load: encoded picture -> uint8 [H, W, 3]; see `data/transforms.py`.
     prepare: what follows on the device; pictures are prepared as what they
@@ -56,6 +57,7 @@ class Embedder:
     self._mesh = mesh
     self._threads = threads
     self._embed = _make_embed(method, mesh, prepare or prepare_lib.Prepare())
+    self._has_regions = hasattr(method, 'embed_regions')
     self._set(variables)
 
   def with_variables(self, variables: Mapping[str, Any]) -> 'Embedder':
@@ -76,11 +78,16 @@ class Embedder:
     flip: bool = True,
     scales: tuple[float, ...] = (1.0,),
     cumulative: bool = True,
+    regions: int = 0,
   ) -> np.ndarray:
     """Features of every picture of a split, in its order.
 
     Features of the test-time views are summed before they are normalised.
     Results are remembered: a second call with the same pictures costs nothing.
+
+    With regions every picture has 1 + R consecutive rows: the whole picture and
+    its first R regions, which are of unit norm in each test-time view; region i
+    of the mirrored picture is added to region i of the picture.
 
     Args:
       split: N pictures.
@@ -88,18 +95,23 @@ class Embedder:
       flip: add the horizontally flipped picture.
       scales: add the picture at these scales.
       cumulative: see `models/test_time.feature_sum`.
+      regions: R, of a method that describes regions.
 
     Returns:
-      [N, D] float32 of unit norm, the same on every process.
+      [N (1 + R), D] float32 of unit norm, the same on every process.
 
     Raises:
-      ValueError: no pictures, or features that are not finite or all zero
-        (names the split and the pictures).
+      ValueError: no pictures, regions of a method that has none, or features
+        that are not finite or all zero (names the split and the pictures).
     """
     if not len(split):
       raise ValueError(f'split {split.name} has no pictures to embed')
+    if regions and not self._has_regions:
+      raise ValueError(
+        f'{regions} regions of {split.name}: the method describes no regions'
+      )
     view = split.view if view is None else view
-    options = (view, flip, tuple(scales), cumulative)
+    options = (view, flip, tuple(scales), cumulative, regions)
     key = (_fingerprint(split), options)
     if key not in self._remembered:
       self._remembered[key] = self._features(split, *options)
@@ -116,7 +128,9 @@ class Embedder:
     )
     self._remembered: dict[tuple, np.ndarray] = {}
 
-  def _features(self, split, view, flip, scales, cumulative) -> np.ndarray:
+  def _features(
+    self, split, view, flip, scales, cumulative, regions
+  ) -> np.ndarray:
     first_process = jax.process_index() == 0
     features = None
     seen = np.zeros(len(split), bool)
@@ -144,7 +158,7 @@ class Embedder:
         values, rows = map(np.asarray, pending.pop(0))
         valid = rows >= 0
         if features is None:
-          features = np.empty((len(split), values.shape[1]), np.float32)
+          features = np.empty((len(split), *values.shape[1:]), np.float32)
         features[rows[valid]] = values[valid]
         seen[rows[valid]] = True
         bar.update(int(valid.sum()))
@@ -163,6 +177,7 @@ class Embedder:
             flip=flip,
             scales=scales,
             cumulative=cumulative,
+            regions=regions,
           )
         )
         # One batch computes while the next one is decoded.
@@ -171,8 +186,8 @@ class Embedder:
       while pending:
         collect()
     assert seen.all(), f'{split.name}: {(~seen).sum()} pictures never came'
-    _check_finite(features, split)
-    return features
+    _check_finite(features.reshape(len(split), -1), split)
+    return features.reshape(-1, features.shape[-1])
 
 
 def _make_embed(
@@ -182,22 +197,32 @@ def _make_embed(
 
   @functools.partial(
     jax.jit,
-    static_argnames=('shown', 'view', 'flip', 'scales', 'cumulative'),
+    static_argnames=(
+      'shown',
+      'view',
+      'flip',
+      'scales',
+      'cumulative',
+      'regions',
+    ),
     out_shardings=sharding.replicated(mesh),
   )
   def embed_batch(
-    variables, images, rows, *, shown, view, flip, scales, cumulative
+    variables, images, rows, *, shown, view, flip, scales, cumulative, regions
   ):
+    describe = embed
+    if regions:
+      describe = functools.partial(method.embed_regions, regions=regions)
     images = prepare.fixed(images, shown, rows)
     total = test_time.feature_sum(
-      lambda x: embed(variables, x, view),
+      lambda x: describe(variables, x, view),
       images,
       flip=flip,
       scales=scales,
       cumulative=cumulative,
-    ).astype(jnp.float32)  # [B, D]
+    ).astype(jnp.float32)  # [B, D], with regions [B, 1 + R, D]
     # A zero sum becomes NaN here, and an error in `_check_finite`.
-    norm = jnp.linalg.norm(total, axis=1, keepdims=True)
+    norm = jnp.linalg.norm(total, axis=-1, keepdims=True)
     return total / norm, rows
 
   return embed_batch

@@ -8,4 +8,5 @@ Modules:
   frgeo: feature recombination by compass direction, weighted tuple loss.
   transgeo: two vision transformers; the second stage attends and zooms in.
   sample4geo: one ConvNeXt for both views, InfoNCE with a learned temperature.
+  plcd: anchors and their drone pictures, in generations that teach the next.
 """

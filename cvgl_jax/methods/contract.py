@@ -29,6 +29,11 @@ and, where the loss learns from another network of the same shape,
   needs_teacher: whether `mutable` must hold its variables under 'teacher' in
     training (the loop puts them there, see `cvgl_jax/teacher.py`)
 
+and, where regions of a picture can be embedded too (the chain's diffusion),
+
+  embed_regions(variables, images, view, regions) -> [B, 1 + regions, D]
+    float32, unit norm, the whole picture first
+
 and, for the report, where the descriptor has parts that belong to regions of a
 picture,
 

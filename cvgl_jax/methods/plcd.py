@@ -63,10 +63,9 @@ class Method(contract.FromFeatures):
     views: the anchors' view, 'street' (G2D) or 'satellite' (D2S), then 'drone'.
     generation: 0 learns alone, others from `config.teacher`.
     regions: how many of the 29 regions are distilled: 4, 13 and 29 are whole
-      levels. All 29 are computed where generation > 0, for the batch norm of the
-      head sees them in the reference.
-    record_parts: the regions update the running statistics of the head's batch
-      norm; False computes only `regions` of them.
+      levels.
+    record_parts: where generation > 0, all 29 regions update the running
+      statistics of the head's batch norm, as published; False: none does.
     easy_positive: the most similar of the anchor's drone pictures is the
       positive, else the least similar.
     negatives: hardest negatives of an anchor.
@@ -211,8 +210,13 @@ class Method(contract.FromFeatures):
     pictures = [contract.pictures(batch, view) for view in self.views]
     student_rng, teacher_rng = jax.random.split(rng)
     own = {key: tree for key, tree in mutable.items() if key != TEACHER}
+    recorded = self.generation > 0 and self.record_parts
     described, own = self._both(
-      {'params': params, **own}, pictures, train=True, rng=student_rng
+      {'params': params, **own},
+      pictures,
+      train=True,
+      rng=student_rng,
+      recorded_parts=peer_network.REGIONS if recorded else 0,
     )
     if self.needs_teacher:
       if TEACHER not in mutable:
@@ -279,29 +283,50 @@ class Method(contract.FromFeatures):
   def embed_raw(
     self, variables: Mapping[str, Any], images: jax.Array, view: str
   ) -> jax.Array:
-    """h of whole pictures [B, dim] float32, not normalised; in float32.
+    """Whole pictures [B, dim] float32, of unit norm already; in float32.
+
+    The reference adds unit vectors where a picture is seen in several ways
+    (mirrored, in several sizes), so these are.
 
     Args:
       variables: {'params', 'batch_stats'}.
       images: [B, H, W, 3], uint8 or floating point in 0..255.
-      view: one of `views`; another one is a ValueError.
+      view: of `views`.
     """
-    contract.choose(self.trunks, view)
-    return dataclasses.replace(self, dtype='float32').network.apply(
+    return self.embed_regions(variables, images, view, regions=0)[:, 0]
+
+  def embed_regions(
+    self,
+    variables: Mapping[str, Any],
+    images: jax.Array,
+    view: str,
+    *,
+    regions: int,
+  ) -> jax.Array:
+    """The whole picture and its first regions, [B, 1 + regions, dim], unit norm.
+
+    For a diffusion whose seeds are the most similar regions (`hiera`).
+
+    Args: as `embed_raw`; `regions` 0 to 29.
+
+    Raises:
+      ValueError: another view, a map too small for regions.
+    """
+    network = dataclasses.replace(self, dtype='float32').network
+    trunk = contract.choose(self.trunks, view)
+    described = network.apply(
       variables,
       layers.normalize_image(images),
-      self.views.index(view),
-      method='features',
+      trunk,
+      parts=regions,
+      method='all_features',
     )
+    return pairs.l2_normalize(jnp.roll(described, 1, axis=1))
 
   def check_pictures(
     self, sizes: Mapping[str, tuple[int, int]], *, polar: bool
   ) -> None:
     """Regions need a map of some cells.
-
-    Args:
-      sizes: view -> (height, width) of the pictures that the network sees.
-      polar: not looked at.
 
     Raises:
       ValueError: the drone pictures are too small.
@@ -310,17 +335,9 @@ class Method(contract.FromFeatures):
     if not self.generation:
       return
     network = dataclasses.replace(self, num_classes=1).network
-    picture = jax.ShapeDtypeStruct((1, *sizes[PEER], 3), jnp.float32)
-    variables = jax.eval_shape(network.init, jax.random.key(0), picture)
-    feature_map = jax.eval_shape(
-      lambda tree, x: network.apply(
-        tree, x, self.trunks[PEER], train=False, method='feature_map'
-      ),
-      variables,
-      picture,
-    )
+    height, width = network.map_hw(sizes[PEER], self.trunks[PEER])
     try:
-      peer_network.windows(*feature_map.shape[1:3])
+      peer_network.windows(height, width)
     except ValueError as error:
       raise ValueError(f'config.data.image_size: {error}') from error
 
@@ -341,37 +358,34 @@ class Method(contract.FromFeatures):
     Raises:
       ValueError: it does not fit; the message says what to change.
     """
-    view_weights.check_num_classes(source, self.num_classes, where=where)
     return view_weights.fill(
       variables,
       source,
       trunks=self.trunks,
       published_trunks={self.views[0]: 'model_1', PEER: 'model_2'},
+      num_classes=self.num_classes,
       where=where,
     )
 
   def num_classes_of(self, source: Mapping[str, Any]) -> int:
     """Training places that a state dict classifies; 0 if it has no classifier."""
-    return view_weights.num_classes(source)
+    return view_weights.num_classes_of(source)
 
-  def _both(self, variables, pictures, *, train, rng):
+  def _both(self, variables, pictures, *, train, rng, recorded_parts=0):
     """(features of `features`, collections after the pass)."""
-    parts = 0
-    if self.generation:
-      parts = peer_network.REGIONS if self.record_parts else self.regions
     (anchor, peers), mutable = self.network.apply(
       variables,
       *pictures,
-      parts=parts,
+      parts=self.regions,
+      recorded_parts=recorded_parts,
       train=train,
-      record_parts=self.record_parts,
       method='both',
       mutable=[key for key in variables if key != 'params'] if train else [],
       rngs={'dropout': rng},
     )
     described = {self.views[0]: anchor, PEER: peers[:, -1]}
     if self.regions:
-      described['regions'] = peers[:, : self.regions]
+      described['regions'] = peers[:, :-1]
     return described, mutable
 
   def _units(self, features, *, prefix=''):

@@ -310,19 +310,19 @@ class Method(contract.FromFeatures):
     Raises:
       ValueError: it does not fit; the message says what to change.
     """
-    view_weights.check_num_classes(source, self.num_classes, where=where)
     return view_weights.fill(
       variables,
       source,
       trunks=self.trunks,
       published_trunks=TRUNKS,
+      num_classes=self.num_classes,
       where=where,
       allowed_missing=(r'prototypes_.*',),
     )
 
   def num_classes_of(self, source: Mapping[str, Any]) -> int:
     """Training places that a state dict classifies; 0 if it has no classifier."""
-    return view_weights.num_classes(source)
+    return view_weights.num_classes_of(source)
 
   def _metric_loss(self, name, params, features, label, step):
     """One optional loss over all views, before its weight."""

@@ -15,6 +15,7 @@ Modules:
   named_networks: the variables of several networks by name.
   zoom_weights: published weights and other runs for TransGeo's two stages.
   view_network: one trunk a view, one head for all.
+  peer_network: a trunk a branch, one head that describes regions too (PLCD).
   view_weights: published checkpoints and ImageNet weights for such a network.
   test_time: flip and multi-scale views of a picture at test time.
   torch_file: fetches and reads `.safetensors` and `.pth` files without executing them.

@@ -258,10 +258,10 @@ def pool(x: jax.Array, kind: str) -> jax.Array:
 
 
 def unit(x: jax.Array) -> jax.Array:
-  """x / max(|x|, 1e-12) along the last axis; a zero vector has no gradient."""
+  """x / max(|x|, 1e-12) along the last axis; at a zero vector gradient 0."""
   square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
   norm = jnp.sqrt(jnp.where(square > 0, square, 1.0))
-  return x / jnp.maximum(norm, 1e-12)
+  return jnp.where(square > 0, x / jnp.maximum(norm, 1e-12), 0.0)
 
 
 class USAM(nn.Module):

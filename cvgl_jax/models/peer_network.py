@@ -84,8 +84,8 @@ class PeerNetwork(nn.Module):
     peers: jax.Array,
     *,
     parts: int,
+    recorded_parts: int = 0,
     train: bool,
-    record_parts: bool = True,
   ) -> tuple[jax.Array, jax.Array]:
     """Anchors [B, H, W, 3] and peers [M, H, W, 3], in the reference's order.
 
@@ -93,8 +93,8 @@ class PeerNetwork(nn.Module):
       anchors: normalised.
       peers: normalised.
       parts: see `describe`, of the peers.
+      recorded_parts: see `describe`, of the peers.
       train: batch statistics and dropout.
-      record_parts: see `describe`.
 
     Returns:
       h [B, D] and [M, parts + 1, D], after dropout; of the peers the whole
@@ -104,26 +104,41 @@ class PeerNetwork(nn.Module):
     of_anchors = self.describe(first, train=train)
     second = self.feature_map(peers, self.trunks[1], train=train)
     of_peers = self.describe(
-      second, parts=parts, train=train, record_parts=record_parts
+      second, parts=parts, recorded_parts=recorded_parts, train=train
     )
     return of_anchors[:, -1], of_peers
 
-  def features(self, x: jax.Array, branch: int) -> jax.Array:
-    """Evaluation: pictures [B, H, W, 3] of branch 0 or 1 -> h [B, D]."""
-    feature_map = self.feature_map(x, self.trunks[branch], train=False)
-    return self.describe(feature_map, train=False)[:, -1]
+  def all_features(
+    self, x: jax.Array, trunk: str, *, parts: int = 0
+  ) -> jax.Array:
+    """Evaluation: pictures [B, H, W, 3] -> h [B, parts + 1, D], see `describe`."""
+    feature_map = self.feature_map(x, trunk, train=False)
+    return self.describe(feature_map, parts=parts, train=False)
 
   def feature_map(self, x: jax.Array, trunk: str, *, train: bool) -> jax.Array:
     """[B, H, W, 3] -> [B, h, w, C]."""
     return getattr(self, trunk)(x, train=train)
+
+  def map_hw(self, picture_hw: tuple[int, int], trunk: str) -> tuple[int, int]:
+    """(h, w) of the map of a picture (H, W); nothing is computed."""
+    found, _ = jax.eval_shape(
+      lambda: self.init_with_output(
+        jax.random.key(0),
+        jnp.zeros((1, *picture_hw, 3)),
+        trunk,
+        train=False,
+        method='feature_map',
+      )
+    )
+    return found.shape[1:3]
 
   def describe(
     self,
     feature_map: jax.Array,
     *,
     parts: int = 0,
+    recorded_parts: int = 0,
     train: bool,
-    record_parts: bool = True,
   ) -> jax.Array:
     """h [B, parts + 1, D] of the first regions of a map and, last, of all of it.
 
@@ -134,19 +149,28 @@ class PeerNetwork(nn.Module):
     Args:
       feature_map: [B, h, w, C].
       parts: how many of the 29 regions.
+      recorded_parts: in training, so many regions update the running
+        statistics; those beyond `parts` do nothing else, and no gradient goes
+        through them.
       train: batch statistics and dropout.
-      record_parts: update the running statistics for the regions too.
     """
     x = feature_map
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    count = max(parts, recorded_parts if train else 0)
+    silent = jax.lax.stop_gradient(x)
     vectors = [
-      x[:, y0:y1, x0:x1].max(axis=(1, 2))
-      for y0, y1, x0, x1 in (windows(*x.shape[1:3])[:parts] if parts else [])
+      (x if i < parts else silent)[:, y0:y1, x0:x1].max(axis=(1, 2))
+      for i, (y0, y1, x0, x1) in enumerate(
+        windows(*x.shape[1:3])[:count] if count else ()
+      )
     ]
     vectors.append(layers.pool(x, self.pool))
     unit = layers.unit(jnp.stack(vectors, axis=1))  # [B, P, C]
-    record = (record_parts,) * parts + (True,)
-    return self.classifier.features_in_turn(unit, train=train, record=record)
+    record = [i < recorded_parts for i in range(count)]
+    h = self.classifier.features_in_turn(
+      unit, train=train, record=(*record, True)
+    )
+    return jnp.concatenate([h[:, :parts], h[:, count:]], axis=1)
 
   def classify(self, h: jax.Array) -> jax.Array:
     """h [..., D] -> logits [..., K]."""

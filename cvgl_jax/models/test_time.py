@@ -26,7 +26,8 @@ def feature_sum(
   The embedding is this sum scaled to unit norm.
 
   Args:
-    embed_fn: [B, H', W', 3] -> [B, D], features before normalisation.
+    embed_fn: [B, H', W', 3] -> [B, D] or [B, P, D], features before the
+      normalisation of the sum.
     images: [B, H, W, 3], uint8 or floating point.
     flip: add the mirrored pictures.
     scales: factors of the area as the reference's `--ms` has them; each side is
@@ -36,7 +37,7 @@ def feature_sum(
       the original every time.
 
   Returns:
-    [B, D].
+    What `embed_fn` returns, summed.
 
   Raises:
     ValueError: no scale, or one that is not positive.

@@ -22,6 +22,7 @@ def fill(
   *,
   trunks: Mapping[str, str],
   published_trunks: Mapping[str, str],
+  num_classes: int,
   where: str,
   allowed_missing: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -37,6 +38,7 @@ def fill(
     trunks: view -> trunk in our network; views that share one have the same.
     published_trunks: view -> its trunk in the reference, whose checkpoints
       always have all of them.
+    num_classes: training places of our network.
     where: the file, for messages.
     allowed_missing: variables that a checkpoint lacks (`torch_weights`).
 
@@ -45,8 +47,10 @@ def fill(
 
   Raises:
     ValueError: lists entries that are missing, extra or mis-shaped, and trunks
-      that the network shares and the checkpoint does not.
+      that the network shares and the checkpoint does not; says which number of
+      training places to set.
   """
+  _check_num_classes(source, num_classes, where=where)
   ours = tuple(dict.fromkeys(trunks.values()))
   if not any(name.startswith('model_1.') for name in source):
     source = convnext.to_facebook(source)
@@ -80,21 +84,17 @@ def fill(
   )
 
 
-def num_classes(source: Mapping[str, np.ndarray]) -> int:
+def num_classes_of(source: Mapping[str, np.ndarray]) -> int:
   """Training places that a state dict classifies; 0 if it has no classifier."""
   last = source.get('classifier.classifier.0.weight')
   return 0 if last is None else len(last)
 
 
-def check_num_classes(
+def _check_num_classes(
   source: Mapping[str, np.ndarray], expected: int, *, where: str
 ) -> None:
-  """Refuses a checkpoint of another number of training places.
-
-  Raises:
-    ValueError: says which number to set.
-  """
-  count = num_classes(source)
+  """Refuses a checkpoint of another number of training places."""
+  count = num_classes_of(source)
   if count and count != expected:
     raise ValueError(
       f'{where}: the checkpoint classifies {count} training places, the '

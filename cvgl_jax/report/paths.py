@@ -191,7 +191,9 @@ def _text(paths: Paths, query: int) -> dict[str, str]:
     for kind, name in (
       ('no_diffusion', 'without'),
       (DIFFUSED, 'with diffusion'),
+      ('direct', 'directly'),
     )
+    if kind in paths.of
   )
   place = arrays['query_place'][query]
   hops = bridge.arrays['gallery_place'][paths.arrays['hop_rows'][query]]

@@ -147,6 +147,10 @@ def _no_common_place(splits):
   splits['street'].place[:] = 7
 
 
+def _empty(splits):
+  splits['street'].place = splits['street'].place[:0]
+
+
 def _one_missing(splits):
   for name in ('place', 'frame', 'path'):
     column = getattr(splits['drone'], name)
@@ -167,6 +171,7 @@ def _no_order(splits):
   [
     (_without_views, "no view 'drone'"),
     (_no_common_place, 'none of the 15 pictures.*same data set'),
+    (_empty, "view 'street' has no pictures at all"),
     (_one_missing, 'place 103 has 53 pictures, 4 of 5 places have 54'),
     (_twice_the_same, r'image-07.jpeg.*image-08.jpeg.*the same view'),
     (_no_order, r'photo\.jpeg.*has no number in a flight'),
@@ -180,10 +185,12 @@ def test_data_that_do_not_fit_are_errors(change, message):
 
 
 def test_flights_that_do_not_divide_are_errors():
-  with pytest.raises(
-    ValueError, match=r'places have 20 pictures.*multiple of 18'
-  ):
+  message = r'places have 20 pictures.*multiple of 18'
+  with pytest.raises(ValueError, match=message):
     epochs(PLAN, world(views=20))
+  # What is asked before a run is compiled.
+  with pytest.raises(ValueError, match=message):
+    PLAN.steps_per_epoch(world(views=20), 5)
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,59 @@ def test_batch_size_zero_is_an_error():
     make(batch_size=0)
 
 
+class RegionMethod(pictures.ColourMethod):
+  """Regions by their number of 1s after the whole picture's colours."""
+
+  def embed_regions(self, variables, images, view, *, regions):
+    whole = self.embed_raw(variables, images, view)
+    parts = [whole * (jnp.arange(6) <= i)[None] for i in range(regions)]
+    described = jnp.stack([whole, *parts], axis=1)
+    return described / jnp.linalg.norm(described, axis=2, keepdims=True)
+
+
+def test_regions_follow_their_picture():
+  embed, pictured = make(method=RegionMethod()), split()
+  features = embed(pictured, flip=False, regions=3)
+  assert features.shape == (13 * 4, 6) and features.dtype == np.float32
+  whole = embed(pictured, flip=False)
+  assert whole.shape == (13, 6)
+  by_picture = features.reshape(13, 4, 6)
+  np.testing.assert_allclose(by_picture[:, 0], whole, rtol=1e-5, atol=1e-7)
+  for i in range(3):
+    part = whole * (np.arange(6) <= i)
+    part /= np.linalg.norm(part, axis=1, keepdims=True)
+    np.testing.assert_allclose(by_picture[:, 1 + i], part, rtol=1e-5, atol=1e-6)
+  few = embed(pictured, flip=False, regions=1).reshape(13, 2, 6)
+  np.testing.assert_array_equal(few, by_picture[:, :2])
+
+
+def test_every_region_is_averaged_over_the_test_time_views():
+  embed, pictured = make(method=RegionMethod()), split()
+  once = embed(pictured, flip=False, regions=2)
+  mirrored = split()
+  mirrored.mirror = True
+  again = embed(mirrored, flip=False, regions=2)
+  total = once + again
+  total /= np.linalg.norm(total, axis=1, keepdims=True)
+  np.testing.assert_allclose(
+    embed(pictured, flip=True, regions=2), total, rtol=1e-5, atol=1e-6
+  )
+  assert not np.allclose(once, total, atol=0.01)
+
+
+def test_regions_of_a_method_without_them_are_refused():
+  with pytest.raises(ValueError, match='2 regions of test_query_drone'):
+    make()(split(), regions=2)
+
+
+def test_a_region_that_is_not_a_number_names_its_picture():
+  black = split()
+  black.colour = black.colour.copy()
+  black.colour[3, 0] = 0  # the first region of it is 0
+  with pytest.raises(ValueError, match=r'1 of 13 .*drone/3/3.png'):
+    make(method=RegionMethod())(black, flip=False, regions=1)
+
+
 class SizeMethod(pictures.ColourMethod):
   """The size of the pictures that come to the network, and their mean."""
 

@@ -16,6 +16,7 @@ class ColourSplit:
   place: np.ndarray
   colour: np.ndarray
   prefix: str = 'set'
+  mirror: bool = False
 
   def __post_init__(self):
     self.place = np.asarray(self.place, np.int64)
@@ -41,6 +42,7 @@ class ColourSplit:
     self.reads += 1
     image = np.zeros((12, 16, 3), np.uint8)
     image[:, :8] = self.colour[row]
+    image = image[:, ::-1] if self.mirror else image
     buffer = io.BytesIO()
     PIL.Image.fromarray(image).save(buffer, 'png')
     return buffer.getvalue()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cvgl_jax import state as state_lib
-from cvgl_jax.methods import contract, plcd
+from cvgl_jax.methods import plcd
 from cvgl_jax.models import peer_network
 from tests import torch_names
 
@@ -82,8 +82,8 @@ def test_one_product_for_all_regions_equals_region_by_region(record):
     tree,
     x,
     parts=13,
+    recorded_parts=13 if record else 0,
     train=True,
-    record_parts=record,
     method='describe',
     mutable=['batch_stats'],
     rngs={'dropout': jax.random.key(0)},
@@ -108,6 +108,50 @@ def test_one_product_for_all_regions_equals_region_by_region(record):
     after['batch_stats']['classifier'],
     stats['batch_stats']['classifier'],
   )
+
+
+def test_recorded_regions_that_nobody_reads_change_no_feature_and_no_gradient():
+  tree, rng = variables(make()), np.random.default_rng(0)
+  x = rng.random((6, 8, 8, 16)).astype(np.float32)
+  network = make().network
+
+  def features(x, recorded):
+    return network.apply(
+      tree,
+      x,
+      parts=4,
+      recorded_parts=recorded,
+      train=True,
+      method='describe',
+      mutable=['batch_stats'],
+    )
+
+  results = []
+  for recorded in (0, 4, 29):
+    h, pull, after = jax.vjp(
+      lambda x, n=recorded: features(x, n), x, has_aux=True
+    )
+    results.append((h, pull(jnp.ones_like(h))[0], after))
+  for h, gradient, _ in results[1:]:
+    np.testing.assert_allclose(h, results[0][0], atol=1e-6)
+    np.testing.assert_allclose(gradient, results[0][1], atol=1e-6)
+  means = [
+    after['batch_stats']['classifier']['add_block_1']['mean']
+    for _, _, after in results
+  ]
+  assert np.abs(means[2] - means[1]).max() > 1e-3
+
+
+def test_regions_are_embedded_behind_the_whole_picture():
+  method = make()
+  images = batch(method)['drone']['image']
+  whole = method.embed(variables(method), images, 'drone')
+  both = method.embed_regions(variables(method), images, 'drone', regions=4)
+  assert both.shape == (6, 5, 8)
+  np.testing.assert_allclose(both[:, 0], whole, atol=1e-6)
+  # A region of a map is described as a map of its own.
+  np.testing.assert_allclose(np.linalg.norm(both, axis=-1), 1, rtol=1e-5)
+  assert np.abs(both[:, 1] - both[:, 4]).max() > 1e-3
 
 
 def test_generation_1_without_a_teacher_says_what_to_set():
@@ -243,17 +287,64 @@ def test_options_that_cannot_work_are_refused(options, message):
     make(**options)
 
 
-def test_micro_batches_see_the_whole_batch_in_the_loss():
-  method = make(views=('satellite', 'drone'))
-  tree = dict(variables(method))
-  params = tree.pop('params')
+@pytest.mark.parametrize('generation', [0, 1])
+def test_micro_batches_keep_every_peer_with_its_anchor(generation):
+  """Without batch statistics micro-batches give the whole batch's gradient."""
+  method = make(
+    generation=generation, regions=4 * generation, teacher_mode='eval'
+  )
+  tree = dict(variables(make()))
+  params, other = tree.pop('params'), variables(make(), seed=1)
+  if generation:
+    tree['teacher'] = other
   data = jax.tree.map(jnp.asarray, batch(method, anchors=4, peers=2))
-  keys = jax.random.key(0)
-  value, _, metrics, _, features = state_lib.cached_gradients(
-    method, params, tree, data, keys, 0, micro_batches=2
+  frozen = functools.partial(in_evaluation, method)
+
+  whole, grads = jax.value_and_grad(
+    lambda p: method.loss_from_features(
+      p, frozen(p, tree, data, None)[0], data, 0
+    )[0]
+  )(params)
+  value, _, _, split, features = state_lib.cached_gradients(
+    FrozenStatistics(method, frozen),
+    params,
+    tree,
+    data,
+    jax.random.key(0),
+    0,
+    micro_batches=2,
   )
   assert features['drone'].shape == (8, 8)
-  views = contract.embeddings(features)
-  again, _ = method.loss_from_features(params, features, data, 0)
-  np.testing.assert_allclose(value, again, rtol=1e-6)
-  assert set(views) == set(method.views) and 'metric' in metrics
+  np.testing.assert_allclose(value, whole, rtol=1e-5)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, atol=1e-5), split, grads
+  )
+
+
+def in_evaluation(method, params, mutable, data, rng):
+  """`features` without batch statistics, so that pictures do not mix."""
+  del rng
+  found = {}
+  for prefix, tree in (
+    ('', {'params': params, 'batch_stats': mutable['batch_stats']}),
+    ('teacher/', mutable.get('teacher')),
+  ):
+    if tree is None:
+      continue
+    for view in method.views:
+      x = data[view]['image'].astype(jnp.float32)
+      h = method.network.apply(
+        tree, x / 255, method.trunks[view], parts=4, method='all_features'
+      )
+      found[prefix + view] = h[:, -1]
+      if view == 'drone' and method.regions:
+        found[f'{prefix}regions'] = h[:, :-1]
+  return found, mutable
+
+
+class FrozenStatistics:
+  """A method whose batch norms do not look at the batch."""
+
+  def __init__(self, method, features):
+    self.features = features
+    self.loss_from_features = method.loss_from_features

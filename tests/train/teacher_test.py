@@ -4,40 +4,54 @@ import os
 
 import jax
 import numpy as np
+import optax
 import pytest
 import safetensors.numpy
 
 from configs import plcd_g2d
-from cvgl_jax import checkpoint, experiment, stop
+from cvgl_jax import (
+  checkpoint,
+  experiment,
+  initial_state,
+  mining,
+  sharding,
+  stop,
+  teacher,
+)
 from cvgl_jax import train as train_lib
 from tests import tiny_world, torch_names
 from tests.train import loop_test
 
+# Every array is split that can be.
+SPLIT = {'train__fsdp': True, 'train__fsdp_min_size': 1}
+
+
+def options(**overrides):
+  """What a run of seconds changes in the recipe, by key; '__' stands for '.'."""
+  return {
+    'init.weights': '',
+    'data.dir': str(tiny_world.data_dir()),
+    'data.names': (tiny_world.NAME,),
+    'data.image_size': (64, 64),
+    'data.train_resize': 'area',
+    'method.backbone': 'small_cnn',
+    'method.backbone_width': 4,
+    'method.dim': 16,
+    'plan.groups': 3,
+    'plan.rounds': 1,
+    'augment.pad': 2,
+    'evals.ground_to_drone.gallery_split': 'test_gallery_drone',
+    'train.epochs': 2,
+    'train.log_every_steps': 1,
+    'train.eval_every_epochs': 0,
+    'train.eval_at_start': False,
+    'train.save_every_steps': 1,
+  } | {key.replace('__', '.'): value for key, value in overrides.items()}
+
 
 def recipe(option='gen=0', **overrides):
   config = plcd_g2d.get_config(option)
-  config.update_from_flattened_dict(
-    {
-      'init.weights': '',
-      'data.dir': str(tiny_world.data_dir()),
-      'data.names': (tiny_world.NAME,),
-      'data.image_size': (64, 64),
-      'data.train_resize': 'area',
-      'method.backbone': 'small_cnn',
-      'method.backbone_width': 4,
-      'method.dim': 16,
-      'plan.groups': 3,
-      'plan.rounds': 1,
-      'augment.pad': 2,
-      'evals.ground_to_drone.gallery_split': 'test_gallery_drone',
-      'train.epochs': 2,
-      'train.log_every_steps': 1,
-      'train.eval_every_epochs': 0,
-      'train.eval_at_start': False,
-      'train.save_every_steps': 1,
-    }
-    | {key.replace('__', '.'): value for key, value in overrides.items()}
-  )
+  config.update_from_flattened_dict(options(**overrides))
   return config.to_dict()
 
 
@@ -50,13 +64,17 @@ def runs(tmp_path_factory):
   return folder
 
 
-def second(folder, **overrides):
-  options = {
+def learning(folder, **overrides):
+  """Overrides of a generation that learns from the run in a folder's `g_0`."""
+  return {
     'method__regions': 4,
     'method__record_parts': False,  # four regions compile sooner than 29
     'teacher__workdir': str(folder / 'g_0'),
-  }
-  return recipe('gen=1', **(options | overrides))
+  } | overrides
+
+
+def second(folder, **overrides):
+  return recipe('gen=1', **learning(folder, **overrides))
 
 
 def test_the_teacher_is_used_and_in_no_checkpoint(runs):
@@ -84,10 +102,8 @@ def test_a_stopped_generation_resumes_bit_for_bit(runs, tmp_path):
 
 
 def test_a_teacher_split_over_the_devices_gives_the_same(runs, tmp_path):
-  options = {'train.fsdp': True, 'train.fsdp_min_size': 1, 'train.epochs': 1}
-  options = {key.replace('.', '__'): value for key, value in options.items()}
   workdir = tmp_path / 'split'
-  train_lib.train(second(runs, **options), str(workdir))
+  train_lib.train(second(runs, train__epochs=1, **SPLIT), str(workdir))
   step = checkpoint.choose(str(workdir), 'latest')
   apart = tiny_world.saved_arrays(workdir)
   train_lib.train(second(runs, train__epochs=1), str(tmp_path / 'together'))
@@ -96,6 +112,32 @@ def test_a_teacher_split_over_the_devices_gives_the_same(runs, tmp_path):
     np.testing.assert_allclose(
       apart[name], value, rtol=1e-3, atol=1e-4, err_msg=name
     )
+
+
+def test_a_teacher_lies_on_the_devices_as_its_student_does(runs):
+  checked = experiment.check(second(runs, **SPLIT))
+  method = experiment.make_method(checked, num_classes=16)
+  miner = mining.Miner(
+    experiment.make_plan(checked), {}, batch_size=8, seed=checked.seed
+  )
+  _, shapes, shardings = initial_state.maker(
+    method, optax.sgd(0.1), checked, sharding.make_mesh(), miner=miner
+  )
+  student = {'params': shardings.params, **shardings.mutable}
+  assert shardings.teacher == student
+  placed = teacher.place(teacher.load(method, checked), shardings.teacher)
+
+  def as_wanted(x, shape, where):
+    return x.shape == shape.shape and x.sharding.is_equivalent_to(where, x.ndim)
+
+  alike = jax.tree.map(as_wanted, placed, shapes.teacher, student)
+  assert all(jax.tree.leaves(alike))
+  split = [
+    x for x in jax.tree.leaves(placed['params']) if not x.is_fully_replicated
+  ]
+  assert split
+  for x in split:
+    assert x.addressable_shards[0].data.size * jax.device_count() == x.size
 
 
 def test_a_run_that_goes_on_with_another_teacher_is_refused(runs, tmp_path):
@@ -114,6 +156,7 @@ def test_a_run_that_goes_on_with_another_teacher_is_refused(runs, tmp_path):
   ('overrides', 'message'),
   [
     ({'teacher__workdir': ''}, r'config\.teacher\.workdir: .* name the run'),
+    ({'plan__groups': 2}, 'a multiple of 2.*change config.plan.groups'),
     ({'teacher__workdir': 'nowhere'}, 'nowhere does not exist; train'),
     ({'teacher__checkpoint': '77'}, '--checkpoint=77: use latest, best'),
     ({'method__dim': 8}, 'is of another network(.|\n)*add_block_0'),
@@ -132,6 +175,26 @@ def test_a_teacher_that_does_not_fit_is_named(
   with pytest.raises(ValueError, match=message):
     train_lib.train(second(runs, **overrides), str(tmp_path / 'run'))
   assert not (tmp_path / 'run' / 'checkpoints').exists()
+
+
+def test_a_teacher_that_is_not_finished_is_named(runs, tmp_path):
+  workdir = tmp_path / 'unfinished'
+  with loop_test.sigterm_at(1), pytest.raises(stop.Stopped):
+    train_lib.train(recipe(), str(workdir))
+  options = {'teacher__workdir': str(workdir), 'train__epochs': 1}
+  with pytest.raises(ValueError, match=r'step 2 of 4.*teacher\.checkpoint=2'):
+    train_lib.train(second(runs, **options), str(tmp_path / 'run'))
+  options['teacher__checkpoint'] = '2'
+  train_lib.train(second(runs, **options), str(tmp_path / 'run'))
+
+
+def test_weights_of_a_backbone_are_no_teacher(tmp_path):
+  path = tmp_path / 'resnet50.safetensors'
+  safetensors.numpy.save_file({'conv1.weight': np.zeros((4, 3, 3, 3))}, path)
+  config = recipe('gen=1', teacher__workdir='')
+  config['teacher']['weights'] = str(path)
+  with pytest.raises(ValueError, match='has no classifier: it holds weights'):
+    train_lib.train(config, str(tmp_path / 'run'))
 
 
 def test_a_teacher_of_another_pair_of_views_is_named(runs, tmp_path):

@@ -43,7 +43,9 @@ class Head(nn.Module):
     )
     nn.share_scope(self, network)
     one = network.describe(first, train=self.train)[:, -1]
-    more = network.describe(second, parts=self.parts, train=self.train)
+    more = network.describe(
+      second, parts=self.parts, recorded_parts=self.parts, train=self.train
+    )
     h2 = more[:, -1]
     out = {'f1': pairs.l2_normalize(one), 'y1': network.classify(one)}
     out |= {'f2': pairs.l2_normalize(h2), 'y2': network.classify(h2)}
@@ -125,7 +127,7 @@ def check_head_exactly(case: Case) -> None:
     stats = after['batch_stats']['classifier']['add_block_1']
     case.close('out/running_mean', stats['mean'], rtol=1e-6)
     case.close('out/running_var', stats['var'], rtol=1e-6)
-    case.equal('out/bn_updates', 31 if has_parts else 2)
+    case.ignore('out/bn_updates', 'seen in the statistics that it led to')
 
 
 def cotangent(name: str, shape) -> jnp.ndarray:

@@ -258,7 +258,8 @@ def teachers_statistics(method, teacher, batch):
   _, after = method.network.apply(
     teacher,
     *pictures,
-    parts=peer_network.REGIONS,
+    parts=0,
+    recorded_parts=peer_network.REGIONS,
     train=True,
     method='both',
     mutable=['batch_stats'],
