@@ -15,6 +15,9 @@ import pytest
 
 from tests import golden_case, golden_checks
 
+# Starts of the names of files that are slow to check.
+SLOW = ('two_view', 'three_view', 'train_tiny', 'net_rmac')
+
 
 @functools.cache
 def systems() -> dict[str, golden_case.System]:
@@ -41,6 +44,11 @@ def golden_files(root: pathlib.Path) -> list[pathlib.Path]:
   return sorted([*root.glob('*/*.npz'), *jsons])
 
 
+def is_slow(path: pathlib.Path) -> bool:
+  """Whole networks in float64, which take a quarter of a minute or more."""
+  return path.stem.startswith(SLOW)
+
+
 def pytest_generate_tests(metafunc):
   if 'golden_file' not in metafunc.fixturenames:
     return
@@ -48,7 +56,10 @@ def pytest_generate_tests(metafunc):
   files = golden_files(root)
   metafunc.parametrize(
     'golden_file',
-    files,
+    [
+      pytest.param(file, marks=[pytest.mark.slow] if is_slow(file) else [])
+      for file in files
+    ],
     ids=[
       f'{f.parent.name}/{f.stem if f.suffix == ".npz" else f.name}'
       for f in files

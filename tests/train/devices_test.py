@@ -78,6 +78,7 @@ def one_device(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fsdp', [False, True])
 def test_eight_devices_equal_one(tmp_path, one_device, start, fsdp):
   options = OPTIONS | {'train.fsdp': fsdp, 'train.fsdp_min_size': 64}
@@ -85,6 +86,7 @@ def test_eight_devices_equal_one(tmp_path, one_device, start, fsdp):
   assert_same_training(tmp_path, one_device, start)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path, one_device, start):
   options = OPTIONS | {'train.eval_every_epochs': 1}
   arguments = tiny_world.train_arguments(tmp_path, **options)

@@ -62,6 +62,7 @@ def stop(workdir: pathlib.Path, *, signalled: int) -> int:
   return step
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_stops_both_and_they_resume(
   tmp_path, uninterrupted
 ):
