@@ -29,9 +29,8 @@ import jax
 import numpy as np
 from absl import logging
 
-from cvgl_jax.retrieval import features as feature_rows
 from cvgl_jax.retrieval import search
-from cvgl_jax.retrieval.diffusion import cache, graph, truncated_solve
+from cvgl_jax.retrieval.diffusion import cache, graph, spaces, truncated_solve
 
 # Iterations that `converge` allows. The condition number is at most
 # (1 + alpha) / (1 - alpha), 199 for 0.99, where about 100 are enough.
@@ -297,13 +296,13 @@ def cross_diffusion(
       f'be {vectors} times the second: extract both from the same pictures (a '
       'low-altitude list in one and the full list in the other do not match)'
     )
-  _check_paths(drone_paths, count)
-  query, drone = _pair(
+  spaces.check_paths(drone_paths, count)
+  query, drone = spaces.pair(
     (ground, 'ground pictures'),
     (drone_g2d, 'drone pictures (ground-to-drone model)'),
   )
   seeds = nearest_places(query, drone, k=options.kq, vectors=vectors, mesh=mesh)
-  drone, target = _pair(
+  drone, target = spaces.pair(
     (drone_d2s, 'drone pictures (drone-to-satellite model)'),
     (satellite, 'satellite pictures'),
   )
@@ -315,9 +314,11 @@ def cross_diffusion(
     cache_dir=cache_dir,
     mesh=mesh,
   )
-  return online(
+  scores = online(
     seeds, rows, gamma=options.gamma, columns=(count, count + len(target))
   )
+  spaces.mention_lost(scores, kq=options.kq, kd=options.kd)
+  return scores
 
 
 def nearest_places(
@@ -364,37 +365,3 @@ def nearest_places(
     np.take_along_axis(top.scores, chosen, axis=1),
     np.take_along_axis(entry, chosen, axis=1),
   )
-
-
-def _pair(*sides: tuple[np.ndarray, str]) -> list[np.ndarray]:
-  """Unit rows of two sides of one model."""
-  unit = [feature_rows.prepare(values, name) for values, name in sides]
-  dims = [rows.shape[1] for rows in unit]
-  if dims[0] != dims[1]:
-    raise ValueError(
-      f'{sides[0][1]} have dimension {dims[0]}, {sides[1][1]} {dims[1]}; both '
-      'must come from the same model'
-    )
-  return unit
-
-
-def _check_paths(drone_paths, count: int) -> None:
-  if drone_paths is None:
-    logging.warning(
-      'cross-diffusion without drone_paths: nothing checks that both models '
-      'list the same drone pictures in the same order'
-    )
-    return
-  first, second = ([str(path) for path in paths] for paths in drone_paths)
-  if not len(first) == len(second) == count:
-    raise ValueError(
-      f'drone_paths have {len(first)} and {len(second)} entries for {count} '
-      'drone pictures'
-    )
-  for row, (a, b) in enumerate(zip(first, second, strict=True)):
-    if a != b:
-      raise ValueError(
-        f'the two models list different drone pictures: row {row} is {a!r} for '
-        f'ground-to-drone and {b!r} for drone-to-satellite; extract both from '
-        'the same list of pictures'
-      )

@@ -195,6 +195,22 @@ def test_missing_paths_are_mentioned(monkeypatch):
   assert 'nothing checks' in lines[0]
 
 
+def test_queries_that_reach_no_satellite_are_mentioned(monkeypatch):
+  lines, world = [], spaces()
+  monkeypatch.setattr(logging, 'warning', lines.append)
+  paths = [str(i) for i in range(len(world.drone_d2s))]
+  run = lambda: cross.cross_diffusion(
+    *world.arrays, options=OPTIONS, drone_paths=(paths, paths)
+  )
+  assert run().any(axis=1).all() and not lines
+  # All in one corner, so that they are neighbours of each other only.
+  world.satellite = oracle.unit(
+    world.satellite * 0.01 - world.drone_d2s.mean(0)
+  )
+  assert not run().any()
+  assert '16 of 16 queries reach no satellite' in lines[0]
+
+
 @pytest.mark.parametrize(
   ('side', 'name'),
   [
