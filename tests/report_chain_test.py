@@ -173,6 +173,20 @@ def test_diffusion_helps_where_the_right_place_moves_up(reported):
   assert gains == sorted(gains, reverse=True)
 
 
+def test_queries_that_reach_nothing_are_neither_helped_nor_hurt(
+  reported, tmp_path
+):
+  workdir, _, _ = reported
+  shown = paths.Paths(workdir, chain.joint_evaluations(workdir))
+  shown.of['cross_diffusion'].arrays['top_scores'] = np.zeros_like(
+    shown.of['cross_diffusion'].arrays['top_scores']
+  )
+  [group] = paths.groups(shown, tmp_path, open_split)
+  assert group['title'] == 'Random'
+  for panel in group['panels']:
+    assert panel['caption'].endswith('Diffusion reaches nothing from here.')
+
+
 def test_a_panel_shows_the_way_with_right_and_wrong_frames(reported):
   workdir, _, _ = reported
   shown = paths.Paths(workdir, chain.joint_evaluations(workdir))

@@ -59,6 +59,12 @@ class Paths:
         f'{queries}; run `main.py chain` again'
       )
 
+  @property
+  def reached(self) -> np.ndarray:
+    """Queries [Q] whose diffusion reaches anything; else its order is that of
+    the gallery."""
+    return self.of[DIFFUSED].arrays['top_scores'][:, 0] != 0
+
   def first_rank(self, kind: str, query: int) -> int:
     """Rank of the first right answer from 1; 0: there is none."""
     return int(self.of[kind].arrays['first_rank'][query]) + 1
@@ -171,7 +177,8 @@ def _choose(paths: Paths) -> list[np.ndarray]:
   after = paths.of[DIFFUSED].arrays['first_rank'].astype(np.int64)
   before = paths.of['no_diffusion'].arrays['first_rank'].astype(np.int64)
   place = paths.of[DIFFUSED].arrays['query_place']
-  gain = np.where(after < 0, 0, before - after)
+  known = (after >= 0) & paths.reached
+  gain = np.where(known, before - after, 0)
   anyone = np.random.default_rng(0).permutation(len(gain))
   up = np.argsort(-gain, kind='stable')
   down = np.argsort(gain, kind='stable')
@@ -199,7 +206,8 @@ def _text(paths: Paths, query: int) -> dict[str, str]:
   hops = bridge.arrays['gallery_place'][paths.arrays['hop_rows'][query]]
   right = int((hops == place).sum())
   return {
-    'caption': f'{arrays["query_path"][query]}: right answer on rank {found}.',
+    'caption': f'{arrays["query_path"][query]}: right answer on rank {found}.'
+    + ('' if paths.reached[query] else ' Diffusion reaches nothing from here.'),
     'alt': (
       f'Query of place {place}, its {len(hops)} best {bridge.views[1]} pictures '
       f'({right} of its place), what diffusion reaches from them, and the '
