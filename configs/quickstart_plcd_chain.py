@@ -1,4 +1,4 @@
-"""PLCD from end to end, small, on the rendered city: minutes on two CPU cores.
+"""PLCD from end to end, small, on the rendered city: half an hour on two cores.
 
   python -m data_builders rendered_city --config flights_demo --data_dir data \\
     --num-processes 2
@@ -14,6 +14,11 @@ pictures; optimiser and augmentation of configs/quickstart.py (AdamW with warm-u
 and cosine decay instead of SGD in steps; pictures rotated freely, zoomed and
 coloured, never mirrored); batches of 16 anchors, 8 epochs (d2s: 30) instead of 120; kq, kd
 and n_trunc for 120 places.
+
+It shows that everything runs, not that it works: from random weights this is far
+too short. Measured with two seeds, R@1 in %: street -> drone 1-2, 3 and 3 with
+generations 0, 1 and 2 (untrained 0-1), drone -> satellite 7; drone and satellite
+pictures are no neighbours of each other yet, so the diffusion reaches nothing.
 """
 
 from configs import plcd_chain, quickstart

@@ -13,7 +13,6 @@ import jax
 from absl import logging
 
 from cvgl_jax import checkpoint, experiment, integrity, settings, strict
-from cvgl_jax.methods import contract
 from cvgl_jax.models import torch_file
 
 
@@ -42,15 +41,7 @@ def load(method: Any, checked: settings.Settings) -> dict[str, Any] | None:
   if section.workdir:
     return _from_run(method, checked)
   if section.weights:
-    if not method.num_classes_of(
-      torch_file.read(torch_file.fetch(section.weights))
-    ):
-      raise ValueError(
-        f'config.teacher.weights: {section.weights} has no classifier: it holds '
-        'weights of a backbone, not of a trained network'
-      )
-    variables = jax.jit(lambda: experiment.init_variables(method, checked))()
-    return contract.load_pretrained(method, variables, section.weights)
+    return _from_torch(method, checked)
   raise ValueError(
     'config.teacher.workdir: config.method learns from a teacher; name the run of '
     'the generation before (or its torch file in config.teacher.weights)'
@@ -69,6 +60,19 @@ def fingerprint(variables: Any) -> str | None:
   return None if variables is None else integrity.fingerprint(variables)
 
 
+def _from_torch(method: Any, checked: settings.Settings) -> dict[str, Any]:
+  """The network of the file `config.teacher.weights`."""
+  path = checked.teacher.weights
+  source = torch_file.read(torch_file.fetch(path))
+  if not method.num_classes_of(source):
+    raise ValueError(
+      f'config.teacher.weights: {path} has no classifier: it holds weights of a '
+      'backbone, not of a trained network'
+    )
+  shapes = experiment.init_shapes(method, checked)
+  return method.variables_from_torch(shapes, source, where=path)
+
+
 def _from_run(method: Any, checked: settings.Settings) -> dict[str, Any]:
   """The chosen checkpoint of the run `config.teacher.workdir`."""
   workdir = checked.teacher.workdir
@@ -82,8 +86,8 @@ def _from_run(method: Any, checked: settings.Settings) -> dict[str, Any]:
     other = strict.make(settings.Settings, saved, f'{workdir}/config.json')
     shapes = _shapes(method, checked, other)
     step = checkpoint.choose(workdir, checked.teacher.checkpoint)
-    variables = checkpoint.restore_variables(workdir, step, shapes)
     _check_finished(other, workdir, step, checked.teacher.checkpoint)
+    variables = checkpoint.restore_variables(workdir, step, shapes)
   except ValueError as error:
     raise ValueError(f'config.teacher.workdir: {error}') from error
   logging.info('teacher: %s, step %d', workdir, step)
@@ -107,9 +111,8 @@ def _shapes(
   method: Any, checked: settings.Settings, other: settings.Settings
 ) -> Any:
   """Shapes of both networks, which must be the same."""
-  workdir, names = checked.teacher.workdir, []
-  for one in (checked, other):
-    names.append(one.method['name'])
+  workdir = checked.teacher.workdir
+  names = [one.method['name'] for one in (checked, other)]
   if names[0] != names[1]:
     raise ValueError(f'{workdir} is a run of {names[1]!r}, not of {names[0]!r}')
   theirs = experiment.make_method(other)

@@ -71,7 +71,6 @@ ALLOWED = {
     'experiment',
     'checkpoint',
     'integrity',
-    'methods',
     'models',
     'strict',
   },

@@ -48,12 +48,12 @@ collections of `mutable`. A method that takes published weights has
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 
 from cvgl_jax.losses import pairs
-from cvgl_jax.models import layers, torch_file
+from cvgl_jax.models import layers, torch_file, view_weights
 
 
 class Aux(NamedTuple):
@@ -137,6 +137,44 @@ class FromFeatures:
   ) -> jax.Array:
     """As `embed_raw`, scaled to unit norm."""
     return pairs.l2_normalize(self.embed_raw(variables, images, view))
+
+
+class WithClassifier:
+  """Torch weights of a method that has a trunk a view and one classifier.
+
+  It has `num_classes` and `trunks` (view -> trunk), and says in
+  `published_trunks` the trunk of each view in the reference, whose checkpoints
+  have all of them; `absent_in_torch` are variables that no torch file has.
+  """
+
+  absent_in_torch: ClassVar[tuple[str, ...]] = ()
+
+  def variables_from_torch(
+    self, variables: Mapping[str, Any], source: Mapping[str, Any], *, where: str
+  ) -> dict[str, Any]:
+    """Takes a published checkpoint or ImageNet weights; see `view_weights`.
+
+    Args:
+      variables: of `init`.
+      source: torch state dict as arrays, in its names or torchvision's.
+      where: the file, for messages.
+
+    Raises:
+      ValueError: it does not fit; the message says what to change.
+    """
+    return view_weights.fill(
+      variables,
+      source,
+      trunks=self.trunks,
+      published_trunks=self.published_trunks,
+      num_classes=self.num_classes,
+      where=where,
+      allowed_missing=self.absent_in_torch,
+    )
+
+  def num_classes_of(self, source: Mapping[str, Any]) -> int:
+    """Training places that a state dict classifies; 0 if it has no classifier."""
+    return view_weights.num_classes_of(source)
 
 
 def load_pretrained(

@@ -44,7 +44,7 @@ import jax.numpy as jnp
 
 from cvgl_jax.losses import classification, pairs, peer
 from cvgl_jax.methods import contract
-from cvgl_jax.models import backbones, layers, peer_network, view_weights
+from cvgl_jax.models import backbones, layers, peer_network
 
 ANCHORS = ('street', 'satellite')
 PEER = 'drone'
@@ -55,7 +55,7 @@ TEACHER = 'teacher'  # its variables among the mutable ones, in training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Method(contract.FromFeatures):
+class Method(contract.FromFeatures, contract.WithClassifier):
   """PLCD; defaults are those of the published first generation.
 
   Attributes:
@@ -156,6 +156,11 @@ class Method(contract.FromFeatures):
     return {self.views[0]: 'model_1', PEER: second}
 
   @property
+  def published_trunks(self) -> dict[str, str]:
+    """View -> its trunk in a released checkpoint."""
+    return {self.views[0]: 'model_1', PEER: 'model_2'}
+
+  @property
   def network(self) -> peer_network.PeerNetwork:
     """The Flax module."""
     if self.num_classes < 1:
@@ -210,13 +215,12 @@ class Method(contract.FromFeatures):
     pictures = [contract.pictures(batch, view) for view in self.views]
     student_rng, teacher_rng = jax.random.split(rng)
     own = {key: tree for key, tree in mutable.items() if key != TEACHER}
-    recorded = self.generation > 0 and self.record_parts
     described, own = self._both(
       {'params': params, **own},
       pictures,
       train=True,
       rng=student_rng,
-      recorded_parts=peer_network.REGIONS if recorded else 0,
+      recorded_parts=self._recorded_parts,
     )
     if self.needs_teacher:
       if TEACHER not in mutable:
@@ -332,7 +336,7 @@ class Method(contract.FromFeatures):
       ValueError: the drone pictures are too small.
     """
     del polar
-    if not self.generation:
+    if not (self.regions or self._recorded_parts):
       return
     network = dataclasses.replace(self, num_classes=1).network
     height, width = network.map_hw(sizes[PEER], self.trunks[PEER])
@@ -345,31 +349,10 @@ class Method(contract.FromFeatures):
     """'classifier' for the head, else 'backbone'."""
     return 'classifier' if path.startswith('classifier/') else 'backbone'
 
-  def variables_from_torch(
-    self, variables: Mapping[str, Any], source: Mapping[str, Any], *, where: str
-  ) -> dict[str, Any]:
-    """Takes a released checkpoint or ImageNet weights; see `view_weights`.
-
-    Args:
-      variables: of `init`.
-      source: torch state dict as arrays, in its names or torchvision's.
-      where: the file, for messages.
-
-    Raises:
-      ValueError: it does not fit; the message says what to change.
-    """
-    return view_weights.fill(
-      variables,
-      source,
-      trunks=self.trunks,
-      published_trunks={self.views[0]: 'model_1', PEER: 'model_2'},
-      num_classes=self.num_classes,
-      where=where,
-    )
-
-  def num_classes_of(self, source: Mapping[str, Any]) -> int:
-    """Training places that a state dict classifies; 0 if it has no classifier."""
-    return view_weights.num_classes_of(source)
+  @property
+  def _recorded_parts(self) -> int:
+    """How many regions update the running statistics of the head."""
+    return peer_network.REGIONS if self.generation and self.record_parts else 0
 
   def _both(self, variables, pictures, *, train, rng, recorded_parts=0):
     """(features of `features`, collections after the pass)."""

@@ -33,7 +33,7 @@ Differs from the reference:
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ import numpy as np
 
 from cvgl_jax.losses import classification, metric
 from cvgl_jax.methods import contract
-from cvgl_jax.models import backbones, layers, view_network, view_weights
+from cvgl_jax.models import backbones, layers, view_network
 
 # Every view in the order of the reference's passes, with its own trunk.
 TRUNKS = {
@@ -52,7 +52,7 @@ DTYPES = ('float32', 'bfloat16')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Method(contract.FromFeatures):
+class Method(contract.FromFeatures, contract.WithClassifier):
   """The baseline; defaults are those of the reference's command line.
 
   Attributes:
@@ -106,6 +106,10 @@ class Method(contract.FromFeatures):
   prototype_trainable: bool = False
   dtype: str = 'float32'
   remat: bool = False
+
+  # View -> its trunk in a published checkpoint, and what such a file lacks.
+  published_trunks: ClassVar[Mapping[str, str]] = TRUNKS
+  absent_in_torch: ClassVar[tuple[str, ...]] = (r'prototypes_.*',)
 
   def __post_init__(self):
     contract.check_choices(
@@ -296,33 +300,6 @@ class Method(contract.FromFeatures):
     """'classifier' for the head and its prototypes, else 'backbone'."""
     head = path.startswith(('classifier/', 'prototypes_'))
     return 'classifier' if head else 'backbone'
-
-  def variables_from_torch(
-    self, variables: Mapping[str, Any], source: Mapping[str, Any], *, where: str
-  ) -> dict[str, Any]:
-    """Takes a published checkpoint or ImageNet weights; see `view_weights`.
-
-    Args:
-      variables: of `init`.
-      source: torch state dict as arrays, in its names or torchvision's.
-      where: the file, for messages.
-
-    Raises:
-      ValueError: it does not fit; the message says what to change.
-    """
-    return view_weights.fill(
-      variables,
-      source,
-      trunks=self.trunks,
-      published_trunks=TRUNKS,
-      num_classes=self.num_classes,
-      where=where,
-      allowed_missing=(r'prototypes_.*',),
-    )
-
-  def num_classes_of(self, source: Mapping[str, Any]) -> int:
-    """Training places that a state dict classifies; 0 if it has no classifier."""
-    return view_weights.num_classes_of(source)
 
   def _metric_loss(self, name, params, features, label, step):
     """One optional loss over all views, before its weight."""
