@@ -62,8 +62,8 @@ def mention_lost(scores: np.ndarray, *, kq: int, kd: int) -> None:
   if lost:
     logging.warning(
       f'cross-diffusion: {lost} of {len(scores)} queries reach no satellite '
-      'picture and rank them in the order of the gallery: no drone picture near '
-      f'their {kq} starting ones and satellite picture are among the '
-      f'kd={kd} neighbours of each other. Larger kd and n_trunc may help; '
-      'or drone and satellite pictures still lie apart in the features'
+      'picture and rank them in the order of the gallery: around the '
+      f'{kq} drone pictures that they start from, no drone and satellite picture '
+      f'are among the kd={kd} neighbours of each other. Larger kd and n_trunc '
+      'may help; or both views still lie apart in the features'
     )
