@@ -139,6 +139,31 @@ def mean_similarities(
   return jnp.mean(own), others
 
 
+def similarity_metrics(
+  query: jax.Array, reference: jax.Array, *, groups: int = 1
+) -> dict[str, jax.Array]:
+  """What a log says of a batch: how alike its pairs are, how hard it is.
+
+  Args: as `mean_similarities`; groups have two rows or more.
+
+  Returns:
+    Scalars without gradient: 'similarity/positive' and 'similarity/negative' of
+    `mean_similarities`; 'similarity/hardest', the mean over the queries of the
+    greatest cosine with a wrong reference, which mining is there to raise.
+  """
+  positive, negative = mean_similarities(query, reference, groups=groups)
+  cosine = jax.lax.stop_gradient(
+    pairs.grouped_cosine(query, reference, groups=groups)
+  )
+  own = jnp.eye(cosine.shape[1], dtype=bool)[None]
+  hardest = jnp.mean(jnp.max(cosine, axis=2, where=~own, initial=-1.0))
+  return {
+    'similarity/positive': positive,
+    'similarity/negative': negative,
+    'similarity/hardest': hardest,
+  }
+
+
 def _check_negatives(query: jax.Array, groups: int) -> None:
   if query.shape[0] < 2 * groups:
     raise ValueError(

@@ -168,7 +168,7 @@ class Method(contract.FromFeatures):
     batch: Mapping[str, Any],
     step: jax.Array,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(loss, {'logit_scale', 'similarity/positive', 'similarity/negative'})."""
+    """(loss, 'logit_scale' and `cross_view.similarity_metrics`) of features."""
     del batch, step
     query, reference = (features[view] for view in self.views)
     scale = jnp.exp(params['logit_scale'])
@@ -178,13 +178,8 @@ class Method(contract.FromFeatures):
       temperature=1 / scale,
       label_smoothing=self.label_smoothing,
     )
-    positive, negative = cross_view.mean_similarities(query, reference)
-    metrics = {
-      'logit_scale': scale,
-      'similarity/positive': positive,
-      'similarity/negative': negative,
-    }
-    return loss, metrics
+    metrics = cross_view.similarity_metrics(query, reference)
+    return loss, {'logit_scale': scale} | metrics
 
   def embed_raw(
     self, variables: Mapping[str, Any], images: jax.Array, view: str

@@ -192,17 +192,15 @@ class Method(contract.FromFeatures):
     batch: Mapping[str, Any],
     step: jax.Array,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(loss, {'similarity/positive', 'similarity/negative'}) of features."""
+    """(loss, `cross_view.similarity_metrics`) of features."""
     del params, batch, step
     query, reference = features['panorama'], features['satellite']
     loss = cross_view.LOSSES[self.criterion](
       query, reference, alpha=self.alpha, groups=self.loss_groups
     )
-    positive, negative = cross_view.mean_similarities(
+    return loss, cross_view.similarity_metrics(
       query, reference, groups=self.loss_groups
     )
-    metrics = {'similarity/positive': positive, 'similarity/negative': negative}
-    return loss, metrics
 
   def embed_raw(
     self, variables: Mapping[str, Any], images: jax.Array, view: str

@@ -123,6 +123,17 @@ def test_mean_similarities_count_pairs_of_a_group_only():
   np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+def test_the_hardest_negative_is_the_most_similar_wrong_reference_of_a_query():
+  query, reference = (jnp.asarray(x, jnp.float32) for x in pair(6))
+  got = cross_view.similarity_metrics(query, reference, groups=3)
+  s = oracles.unit(np.asarray(query)) @ oracles.unit(np.asarray(reference)).T
+  wrong = lambda i: [j for j in range(6) if i % 3 == j % 3 and i != j]
+  expected = np.mean([max(s[i, j] for j in wrong(i)) for i in range(6)])
+  np.testing.assert_allclose(got['similarity/hardest'], expected, rtol=1e-5)
+  means = cross_view.mean_similarities(query, reference, groups=3)
+  assert (got['similarity/positive'], got['similarity/negative']) == means
+
+
 @pytest.mark.parametrize('name', LOSSES)
 def test_a_batch_without_negatives_is_refused(name):
   x = jnp.ones((4, 3))
