@@ -10,7 +10,7 @@ import dataclasses
 import io
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import cv2
@@ -149,7 +149,8 @@ class Loader:
         f'{where}: {option} needs a random generator; embed with a Loader '
         'without it'
       )
-    cuts = view in self.middle_half or self.cut_rows.get(view, 0) > 0
+    rows = self.cut_rows.get(view, 0)
+    cuts = view in self.middle_half or rows > 0
     # A smaller decoding must be hidden by what follows, see `decode`.
     hidden = self.resize == 'area' and not (cuts or augments or self.jpeg_p)
     image = decode(
@@ -160,7 +161,9 @@ class Loader:
     )
     self._check_aspect(image, view, where)
     if cuts:
-      image = self._cut(image, view, where)
+      image = cut(
+        image, view, middle_half=self.middle_half, rows=rows, where=where
+      )
     if augments:
       image = autoaugment_lib.apply(image, rng, policy=self.autoaugment)
     if self.jpeg_p and rng.random() < self.jpeg_p:
@@ -179,17 +182,39 @@ class Loader:
         'leave out the picture, or set that key to 0'
       )
 
-  def _cut(self, image: np.ndarray, view: str, where: str) -> np.ndarray:
-    if view in self.middle_half:
-      quarter = len(image) // 4
-      image = image[quarter : quarter * 3]
-    rows = self.cut_rows.get(view, 0)
-    if len(image) <= 2 * rows:
-      raise ValueError(
-        f'{where}: nothing is left of {len(image)} rows without {rows} at the '
-        f'top and at the bottom (config.data.cut_rows.{view}, middle_half)'
-      )
-    return image[rows : len(image) - rows]
+
+def cut(
+  image: np.ndarray,
+  view: str,
+  *,
+  middle_half: Collection[str],
+  rows: int,
+  where: str,
+) -> np.ndarray:
+  """What a recipe uses of a picture.
+
+  Args:
+    image: [H, W, 3].
+    view: of the picture.
+    middle_half: views without the upper and the lower quarter.
+    rows: then without so many at the top and at the bottom.
+    where: names the picture in errors.
+
+  Returns:
+    [h, W, 3].
+
+  Raises:
+    ValueError: nothing is left.
+  """
+  if view in middle_half:
+    quarter = len(image) // 4
+    image = image[quarter : quarter * 3]
+  if len(image) <= 2 * rows:
+    raise ValueError(
+      f'{where}: nothing is left of {len(image)} rows without {rows} at the top '
+      f'and at the bottom (config.data.cut_rows.{view}, middle_half)'
+    )
+  return image[rows : len(image) - rows]
 
 
 def decode(

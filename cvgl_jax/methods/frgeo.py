@@ -33,13 +33,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cvgl_jax.losses import cross_view
 from cvgl_jax.methods import contract
 from cvgl_jax.models import (
-  convnext,
   layers,
   named_networks,
   recombination,
@@ -107,25 +105,12 @@ class Method(contract.FromFeatures):
         f'loss_groups {self.loss_groups} and backbone_width '
         f'{self.backbone_width} must be at least 1, alpha {self.alpha} above 0'
       )
-    if not 0 <= self.drop_path < 1:
-      raise ValueError(f'drop_path: got {self.drop_path}, expected 0 <= p < 1')
-    if self.drop_path and self.backbone not in convnext.VARIANTS:
-      raise ValueError(
-        f'drop_path: {self.backbone!r} has no stochastic depth; use 0'
-      )
+    recombination.check_drop_path(self.drop_path, backbone=self.backbone)
 
   @property
   def network(self) -> recombination.Net:
     """The network of either view; each has weights of its own."""
-    return recombination.Net(
-      backbone=self.backbone,
-      width=self.backbone_width,
-      pool=self.pool,
-      drop_path=self.drop_path,
-      layer_scale=self.layer_scale,
-      dtype=jnp.bfloat16 if self.dtype == 'bfloat16' else None,
-      remat=self.remat,
-    )
+    return recombination.net_of(self)
 
   def init(self, rng: jax.Array, batch: Mapping[str, Any]) -> dict[str, Any]:
     """Random variables {'params': {'query_net': ..., 'reference_net': ...}}.

@@ -97,28 +97,16 @@ class Method(contract.FromFeatures):
         f'backbone_width {self.backbone_width} must be at least 1, '
         f'initial_temperature {self.initial_temperature} above 0'
       )
-    for field in ('label_smoothing', 'drop_path'):
-      if not 0 <= getattr(self, field) < 1:
-        raise ValueError(
-          f'{field}: got {getattr(self, field)}, expected 0 <= p < 1'
-        )
-    if self.drop_path and self.backbone not in convnext.VARIANTS:
+    if not 0 <= self.label_smoothing < 1:
       raise ValueError(
-        f'drop_path: {self.backbone!r} has no stochastic depth; use 0'
+        f'label_smoothing: got {self.label_smoothing}, expected 0 <= p < 1'
       )
+    recombination.check_drop_path(self.drop_path, backbone=self.backbone)
 
   @property
   def network(self) -> recombination.Net:
     """The network of both views."""
-    return recombination.Net(
-      backbone=self.backbone,
-      width=self.backbone_width,
-      pool=self.pool,
-      drop_path=self.drop_path,
-      layer_scale=self.layer_scale,
-      dtype=jnp.bfloat16 if self.dtype == 'bfloat16' else None,
-      remat=self.remat,
-    )
+    return recombination.net_of(self)
 
   def init(self, rng: jax.Array, batch: Mapping[str, Any]) -> dict[str, Any]:
     """Random variables {'params': {'model': ..., 'logit_scale': []}}.

@@ -154,6 +154,32 @@ class Net(nn.Module):
     return self.trunk(x, train=train)
 
 
+def net_of(settings: Any) -> Net:
+  """The network that the fields of a method describe.
+
+  Args:
+    settings: with `backbone`, `backbone_width`, `pool`, `drop_path`,
+      `layer_scale`, `remat`, and `dtype` 'float32' or 'bfloat16'.
+  """
+  return Net(
+    backbone=settings.backbone,
+    width=settings.backbone_width,
+    pool=settings.pool,
+    drop_path=settings.drop_path,
+    layer_scale=settings.layer_scale,
+    dtype=jnp.bfloat16 if settings.dtype == 'bfloat16' else None,
+    remat=settings.remat,
+  )
+
+
+def check_drop_path(rate: float, *, backbone: str) -> None:
+  """Raises ValueError for what is no rate, or none of this backbone."""
+  if not 0 <= rate < 1:
+    raise ValueError(f'drop_path: got {rate}, expected 0 <= p < 1')
+  if rate and backbone not in convnext.VARIANTS:
+    raise ValueError(f'drop_path: {backbone!r} has no stochastic depth; use 0')
+
+
 def layout(net: Net, cut: str, picture_hw: tuple[int, int]) -> np.ndarray:
   """The part that every position of a picture's map goes into, for figures.
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cvgl_jax import writer
-from cvgl_jax.data import prepare
+from cvgl_jax.data import prepare, transforms
 from cvgl_jax.report import figures, panels, rankings
 
 _PUBLISHED = pathlib.Path(__file__).with_name('published.csv')
@@ -172,7 +172,13 @@ def layout_figure(
   pair = [
     (
       f'{view} ({side})',
-      _cut(pictures[side][entries[side]], view, values=values),
+      transforms.cut(
+        pictures[side][entries[side]],
+        view,
+        middle_half=values.get('data.middle_half', ()),
+        rows=values.get(f'data.cut_rows.{view}', 0),
+        where=side,
+      ),
       layouts[view],
     )
     for view, side in zip(evaluation.views, entries, strict=True)
@@ -191,14 +197,3 @@ def layout_figure(
       'place of both descriptors and are compared with each other.'
     ),
   }
-
-
-def _cut(
-  image: np.ndarray, view: str, *, values: Mapping[str, Any]
-) -> np.ndarray:
-  """The rows of a picture that the run uses, as `data.transforms.Loader`."""
-  if view in values.get('data.middle_half', ()):
-    quarter = len(image) // 4
-    image = image[quarter : quarter * 3]
-  rows = values.get(f'data.cut_rows.{view}', 0)
-  return image[rows : len(image) - rows]
