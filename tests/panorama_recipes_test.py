@@ -225,6 +225,17 @@ def test_a_misspelt_option_gets_the_nearest_and_all(
   assert all(repr(x) in message for x in (*valid, 'fov<degrees>'))
 
 
+def test_the_large_quickstart_has_more_pairs_and_turns_none_of_them():
+  small, large = (checked('quickstart_panorama', x) for x in ('', 'large'))
+  assert large.data.names == ('rendered_city/pairs_large',)
+  assert (small.augment['rotate_p'], large.augment['rotate_p']) == (0.75, 0.0)
+  assert (small.augment['flip_p'], large.augment['flip_p']) == (0.5, 0.0)
+  assert small.plan == large.plan
+  assert small.method == large.method
+  with pytest.raises(ValueError, match=r"no option 'lagre'.*'large'"):
+    checked('quickstart_panorama', 'lagre')
+
+
 @pytest.mark.parametrize('options', ['fov90+fov180', 'stage2+stage2'])
 def test_an_option_is_given_once(options):
   with pytest.raises(ValueError, match='repeated'):
