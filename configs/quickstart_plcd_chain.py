@@ -1,4 +1,4 @@
-"""PLCD from end to end, small, on the rendered city: half an hour on two cores.
+"""PLCD from end to end, small, on the rendered city: under an hour on two cores.
 
   python -m data_builders rendered_city --config flights_demo --data_dir data \\
     --num-processes 2
@@ -17,10 +17,10 @@ similar positive and the aligned pairing too); batches of 16 anchors, 12 epochs
 (d2s: 45) instead of 120; kq, kd and n_trunc for 120 places.
 
 It shows the way, not what PLCD is worth: from random weights this is too short
-for street pictures. Measured with two seeds, R@1 in %: street -> drone 2-3 with
-generation 0, 1-2 with 1 and 2 (untrained 0-1), drone -> satellite 31 and 34 (0,
-1); AP of street -> satellite 3.7 and 4.7 by cross-diffusion, 3.7 and 3.2 by one
-hop, 5.9 and 7.6 directly.
+for street pictures. Measured with two seeds, R@1 in %: street -> drone 2.8 and 1.9
+with generation 0, 1-2 with 1 and 2 (untrained 0-1), drone -> satellite 31 and 30
+(0, 1); AP of street -> satellite 3.6 and 4.7 by cross-diffusion, 3.7 and 3.1 by
+one hop, 5.9 and 7.6 directly. More in benchmarks/README.md.
 """
 
 from configs import plcd_chain, quickstart

@@ -130,13 +130,7 @@ def mean_similarities(
   Returns:
     (positive, negative): scalars without gradient.
   """
-  cosine = jax.lax.stop_gradient(
-    pairs.grouped_cosine(query, reference, groups=groups)
-  )
-  own = jnp.diagonal(cosine, axis1=1, axis2=2)  # [G, B / G]
-  size = own.shape[1]
-  others = (jnp.sum(cosine) - jnp.sum(own)) / max(1, own.size * (size - 1))
-  return jnp.mean(own), others
+  return _means(_fixed_cosine(query, reference, groups=groups))
 
 
 def similarity_metrics(
@@ -144,24 +138,44 @@ def similarity_metrics(
 ) -> dict[str, jax.Array]:
   """What a log says of a batch: how alike its pairs are, how hard it is.
 
-  Args: as `mean_similarities`; groups have two rows or more.
+  Args:
+    query: [B, D].
+    reference: [B, D].
+    groups: see `pairs.group_rows`; pairs across groups do not count.
 
   Returns:
     Scalars without gradient: 'similarity/positive' and 'similarity/negative' of
     `mean_similarities`; 'similarity/hardest', the mean over the queries of the
-    greatest cosine with a wrong reference, which mining is there to raise.
+    greatest cosine with a wrong reference, which mining is there to raise (-1
+    where a group has one row, and so no wrong reference).
   """
-  positive, negative = mean_similarities(query, reference, groups=groups)
-  cosine = jax.lax.stop_gradient(
-    pairs.grouped_cosine(query, reference, groups=groups)
-  )
-  own = jnp.eye(cosine.shape[1], dtype=bool)[None]
-  hardest = jnp.mean(jnp.max(cosine, axis=2, where=~own, initial=-1.0))
+  cosine = _fixed_cosine(query, reference, groups=groups)
+  positive, negative = _means(cosine)
+  wrong = ~jnp.eye(cosine.shape[1], dtype=bool)[None]
   return {
     'similarity/positive': positive,
     'similarity/negative': negative,
-    'similarity/hardest': hardest,
+    'similarity/hardest': jnp.mean(
+      jnp.max(cosine, axis=2, where=wrong, initial=-1.0)
+    ),
   }
+
+
+def _fixed_cosine(
+  query: jax.Array, reference: jax.Array, *, groups: int
+) -> jax.Array:
+  """[G, B / G, B / G], without gradient."""
+  return jax.lax.stop_gradient(
+    pairs.grouped_cosine(query, reference, groups=groups)
+  )
+
+
+def _means(cosine: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Of the right pairs and of the wrong ones of [G, B / G, B / G]."""
+  own = jnp.diagonal(cosine, axis1=1, axis2=2)  # [G, B / G]
+  size = own.shape[1]
+  others = (jnp.sum(cosine) - jnp.sum(own)) / max(1, own.size * (size - 1))
+  return jnp.mean(own), others
 
 
 def _check_negatives(query: jax.Array, groups: int) -> None:

@@ -38,6 +38,7 @@ import numpy as np
 from cvgl_jax.losses import cross_view
 from cvgl_jax.methods import contract
 from cvgl_jax.models import (
+  convnext,
   layers,
   named_networks,
   recombination,
@@ -105,7 +106,7 @@ class Method(contract.FromFeatures):
         f'loss_groups {self.loss_groups} and backbone_width '
         f'{self.backbone_width} must be at least 1, alpha {self.alpha} above 0'
       )
-    recombination.check_drop_path(self.drop_path, backbone=self.backbone)
+    convnext.check_drop_path(self.drop_path, backbone=self.backbone)
 
   @property
   def network(self) -> recombination.Net:

@@ -101,7 +101,7 @@ class Method(contract.FromFeatures):
       raise ValueError(
         f'label_smoothing: got {self.label_smoothing}, expected 0 <= p < 1'
       )
-    recombination.check_drop_path(self.drop_path, backbone=self.backbone)
+    convnext.check_drop_path(self.drop_path, backbone=self.backbone)
 
   @property
   def network(self) -> recombination.Net:

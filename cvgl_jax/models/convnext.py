@@ -190,6 +190,14 @@ def make(
   )
 
 
+def check_drop_path(rate: float, *, backbone: str) -> None:
+  """Raises ValueError where a backbone has no stochastic depth of this rate."""
+  if not 0 <= rate < 1:
+    raise ValueError(f'drop_path: got {rate}, expected 0 <= p < 1')
+  if rate and backbone not in VARIANTS:
+    raise ValueError(f'drop_path: {backbone!r} has no stochastic depth; use 0')
+
+
 def _dense(features: int, *, name: str, dtype: Any) -> nn.Dense:
   return nn.Dense(features, kernel_init=_init, dtype=dtype, name=name)
 

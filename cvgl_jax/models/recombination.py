@@ -15,7 +15,7 @@ Source: zqwlearning/FRGeo-Code, model/convnext.py (`forward_features`).
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import einops
 import flax.linen as nn
@@ -154,13 +154,20 @@ class Net(nn.Module):
     return self.trunk(x, train=train)
 
 
-def net_of(settings: Any) -> Net:
-  """The network that the fields of a method describe.
+class Settings(Protocol):
+  """Fields of a method that describe its network."""
 
-  Args:
-    settings: with `backbone`, `backbone_width`, `pool`, `drop_path`,
-      `layer_scale`, `remat`, and `dtype` 'float32' or 'bfloat16'.
-  """
+  backbone: str
+  backbone_width: int
+  pool: str
+  drop_path: float
+  layer_scale: float
+  dtype: str  # 'float32' or 'bfloat16'
+  remat: bool
+
+
+def net_of(settings: Settings) -> Net:
+  """The network that a method's fields describe."""
   return Net(
     backbone=settings.backbone,
     width=settings.backbone_width,
@@ -170,14 +177,6 @@ def net_of(settings: Any) -> Net:
     dtype=jnp.bfloat16 if settings.dtype == 'bfloat16' else None,
     remat=settings.remat,
   )
-
-
-def check_drop_path(rate: float, *, backbone: str) -> None:
-  """Raises ValueError for what is no rate, or none of this backbone."""
-  if not 0 <= rate < 1:
-    raise ValueError(f'drop_path: got {rate}, expected 0 <= p < 1')
-  if rate and backbone not in convnext.VARIANTS:
-    raise ValueError(f'drop_path: {backbone!r} has no stochastic depth; use 0')
 
 
 def layout(net: Net, cut: str, picture_hw: tuple[int, int]) -> np.ndarray:

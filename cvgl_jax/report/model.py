@@ -177,7 +177,7 @@ def layout_figure(
         view,
         middle_half=values.get('data.middle_half', ()),
         rows=values.get(f'data.cut_rows.{view}', 0),
-        where=side,
+        where=f'{view} ({side})',
       ),
       layouts[view],
     )

@@ -132,6 +132,8 @@ def test_the_hardest_negative_is_the_most_similar_wrong_reference_of_a_query():
   np.testing.assert_allclose(got['similarity/hardest'], expected, rtol=1e-5)
   means = cross_view.mean_similarities(query, reference, groups=3)
   assert (got['similarity/positive'], got['similarity/negative']) == means
+  alone = cross_view.similarity_metrics(query[:1], reference[:1])
+  assert alone['similarity/hardest'] == -1
 
 
 @pytest.mark.parametrize('name', LOSSES)

@@ -241,3 +241,12 @@ def test_layer_norm_is_exact_beside_a_large_mean():
   deviation = np.sqrt(wide.var(-1, keepdims=True) + 1e-6)
   expected = (wide - wide.mean(-1, keepdims=True)) / deviation
   np.testing.assert_allclose(y, expected, atol=1e-3)
+
+
+def test_stochastic_depth_is_a_rate_and_of_convnexts_alone():
+  convnext.check_drop_path(0.0, backbone='resnet50')
+  convnext.check_drop_path(0.2, backbone='convnext_tiny')
+  with pytest.raises(ValueError, match=r'drop_path: got 1.0, expected 0 <= p'):
+    convnext.check_drop_path(1.0, backbone='convnext_tiny')
+  with pytest.raises(ValueError, match="'resnet50' has no stochastic depth"):
+    convnext.check_drop_path(0.2, backbone='resnet50')
