@@ -117,22 +117,6 @@ def soft_triplet_directions(
   return one_way(own[:, :, None]), one_way(own[:, None])
 
 
-def mean_similarities(
-  query: jax.Array, reference: jax.Array, *, groups: int = 1
-) -> tuple[jax.Array, jax.Array]:
-  """Mean cosine of the right pairs and of the wrong ones, for the log.
-
-  Args:
-    query: [B, D].
-    reference: [B, D].
-    groups: see `pairs.group_rows`; pairs across groups do not count.
-
-  Returns:
-    (positive, negative): scalars without gradient.
-  """
-  return _means(_fixed_cosine(query, reference, groups=groups))
-
-
 def similarity_metrics(
   query: jax.Array, reference: jax.Array, *, groups: int = 1
 ) -> dict[str, jax.Array]:
@@ -144,38 +128,29 @@ def similarity_metrics(
     groups: see `pairs.group_rows`; pairs across groups do not count.
 
   Returns:
-    Scalars without gradient: 'similarity/positive' and 'similarity/negative' of
-    `mean_similarities`; 'similarity/hardest', the mean over the queries of the
-    greatest cosine with a wrong reference, which mining is there to raise (-1
-    where a group has one row, and so no wrong reference).
+    Scalars without gradient: 'similarity/positive' and 'similarity/negative',
+    the mean cosine of the right pairs and of the wrong ones;
+    'similarity/hardest', the mean over the queries of the greatest cosine with a
+    wrong reference, which mining is there to raise (-1 where a group has one
+    row, and so no wrong reference).
+
+  Raises:
+    ValueError: the rows do not split into the groups.
   """
-  cosine = _fixed_cosine(query, reference, groups=groups)
-  positive, negative = _means(cosine)
-  wrong = ~jnp.eye(cosine.shape[1], dtype=bool)[None]
+  cosine = jax.lax.stop_gradient(
+    pairs.grouped_cosine(query, reference, groups=groups)
+  )
+  own = jnp.diagonal(cosine, axis1=1, axis2=2)  # [G, B / G]
+  size = own.shape[1]
+  others = (jnp.sum(cosine) - jnp.sum(own)) / max(1, own.size * (size - 1))
+  wrong = ~jnp.eye(size, dtype=bool)[None]
   return {
-    'similarity/positive': positive,
-    'similarity/negative': negative,
+    'similarity/positive': jnp.mean(own),
+    'similarity/negative': others,
     'similarity/hardest': jnp.mean(
       jnp.max(cosine, axis=2, where=wrong, initial=-1.0)
     ),
   }
-
-
-def _fixed_cosine(
-  query: jax.Array, reference: jax.Array, *, groups: int
-) -> jax.Array:
-  """[G, B / G, B / G], without gradient."""
-  return jax.lax.stop_gradient(
-    pairs.grouped_cosine(query, reference, groups=groups)
-  )
-
-
-def _means(cosine: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Of the right pairs and of the wrong ones of [G, B / G, B / G]."""
-  own = jnp.diagonal(cosine, axis1=1, axis2=2)  # [G, B / G]
-  size = own.shape[1]
-  others = (jnp.sum(cosine) - jnp.sum(own)) / max(1, own.size * (size - 1))
-  return jnp.mean(own), others
 
 
 def _check_negatives(query: jax.Array, groups: int) -> None:

@@ -21,10 +21,12 @@ def check(case: Case, *, loss, directions) -> None:
   forth, back = directions(query, reference, alpha=alpha)
   case.close('out/loss_q2k', forth, rtol=1e-5)
   case.close('out/loss_k2q', back, rtol=1e-5)
-  positive, negative = cross_view.mean_similarities(query, reference)
-  case.close('out/mean_pos_sim', positive, rtol=1e-5)
+  metrics = cross_view.similarity_metrics(query, reference)
+  case.close('out/mean_pos_sim', metrics['similarity/positive'], rtol=1e-5)
   # A mean of cosines may be near 0; their scale is 1.
-  case.close('out/mean_neg_sim', negative, rtol=1e-5, scale=1)
+  case.close(
+    'out/mean_neg_sim', metrics['similarity/negative'], rtol=1e-5, scale=1
+  )
 
 
 CHECKS = {
